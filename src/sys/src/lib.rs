@@ -1,0 +1,18 @@
+//! Every call of the kernel that the server makes beyond plain files: mounts, paths inside a root, cgroups, processes,
+//! namespaces, facts about the kernel and its file systems.
+//!
+//! All functions block. Those of [`mount`], [`fs`] and [`root`] touch file systems that may hang (a dead NFS server), so an
+//! async caller runs them on a thread for blocking work. Nothing here keeps state, and nothing logs.
+
+pub mod cgroup;
+mod error;
+pub mod fs;
+pub mod kernel;
+pub mod memory;
+pub mod mount;
+pub mod namespace;
+pub mod process;
+pub mod root;
+pub mod startup;
+
+pub use error::SysError;

@@ -1,0 +1,394 @@
+//! Mounting and unmounting.
+//!
+//! Everything that Pintle unmounts, it unmounts lazily and without following a symbolic link at the end of the path, and
+//! unmounting what is not there is no error: the callers undo half-done work with it.
+
+use std::{
+    ffi::CString,
+    io,
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{AtFlags, CWD, Mode, OFlags, StatxAttributes, StatxFlags},
+    io::Errno,
+    mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags},
+};
+
+use crate::SysError;
+
+/// mount(2) copies its options into one page, with a NUL at the end.
+const OPTION_PAGE_BYTES: usize = 4096;
+
+/// How many mounts on top of each other [`unmount`] takes away: more than anything of ours ever stacks.
+const STACKED_LIMIT: usize = 16;
+
+/// An overlay file system to mount.
+#[derive(Clone, Copy, Debug)]
+pub struct OverlayMount<'a> {
+    /// The read-only directories, topmost first; at least one, and at least two without `upper`. Their names may hold any byte.
+    pub lower: &'a [PathBuf],
+    /// The directory that takes the changes, and the overlay's work directory beside it on the same file system.
+    /// Without them the mount is read-only.
+    pub upper: Option<UpperDirs<'a>>,
+    /// Where to mount it.
+    pub target: &'a Path,
+    /// Never sync the upper directory, not even at unmounting, which otherwise syncs its whole file system. After a crash
+    /// of the machine, the upper directory is to be thrown away.
+    pub volatile: bool,
+    /// Mount it read-only although there is an upper directory.
+    pub readonly: bool,
+}
+
+/// The writable side of an overlay.
+#[derive(Clone, Copy, Debug)]
+pub struct UpperDirs<'a> {
+    /// Takes the changes.
+    pub upper: &'a Path,
+    /// The kernel's own, empty at mounting.
+    pub work: &'a Path,
+}
+
+/// Mounts an overlay.
+///
+/// The directories are given to mount(2) as text if they fit into its one page, because that works on every kernel and
+/// leaves the paths in /proc/self/mountinfo; else one by one by fsconfig(2) (Linux 6.8); else, and if a path has letters
+/// that mean something in the text (kernels differ in how they read them), as descriptors in mount(2)'s text.
+pub fn overlay(mount: &OverlayMount<'_>) -> Result<(), SysError> {
+    let failed = |source: Errno| SysError::Path {
+        doing: "mount an overlay on",
+        path: mount.target.to_owned(),
+        source: source.into(),
+    };
+    if let Some(options) = overlay_options(mount, mount.lower) {
+        return overlay_by_text(mount, &options).map_err(failed);
+    }
+    let upper = mount.upper.iter().flat_map(|dirs| [dirs.upper, dirs.work]);
+    let mut dirs = mount.lower.iter().map(PathBuf::as_path).chain(upper);
+    if !dirs.all(is_plain) {
+        return overlay_by_descriptors(mount);
+    }
+    match overlay_by_fsconfig(mount) {
+        Ok(()) => Ok(()),
+        // Before Linux 6.8 there is no "lowerdir+".
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => overlay_by_descriptors(mount),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+fn overlay_flags(mount: &OverlayMount<'_>) -> MountFlags {
+    if mount.readonly || mount.upper.is_none() {
+        MountFlags::RDONLY
+    } else {
+        MountFlags::empty()
+    }
+}
+
+fn overlay_by_text(mount: &OverlayMount<'_>, options: &CString) -> Result<(), Errno> {
+    rustix::mount::mount(
+        "overlay",
+        mount.target,
+        "overlay",
+        overlay_flags(mount),
+        options.as_c_str(),
+    )
+}
+
+/// The options that are switched the same way on every node, whatever its overlay module defaults to: no index and no
+/// metacopy, whose bookkeeping in the upper directory costs time at mounting and buys containers nothing.
+const SWITCHES: [(&str, &str); 2] = [("index", "off"), ("metacopy", "off")];
+
+/// The options for mount(2), or `None` if they do not fit into its page or a path cannot be written there.
+fn overlay_options(mount: &OverlayMount<'_>, lower: &[PathBuf]) -> Option<CString> {
+    let mut options = Vec::with_capacity(1024);
+    options.extend_from_slice(b"lowerdir=");
+    for (index, dir) in lower.iter().enumerate() {
+        if index > 0 {
+            options.push(b':');
+        }
+        push_plain(&mut options, dir)?;
+    }
+    if let Some(dirs) = mount.upper {
+        options.extend_from_slice(b",upperdir=");
+        push_plain(&mut options, dirs.upper)?;
+        options.extend_from_slice(b",workdir=");
+        push_plain(&mut options, dirs.work)?;
+        if mount.volatile {
+            options.extend_from_slice(b",volatile");
+        }
+    }
+    for (key, value) in SWITCHES {
+        options.extend_from_slice(format!(",{key}={value}").as_bytes());
+    }
+    if options.len() >= OPTION_PAGE_BYTES {
+        return None;
+    }
+    CString::new(options).ok()
+}
+
+/// Whether a path needs no escaping.
+fn is_plain(path: &Path) -> bool {
+    let bytes = path.as_os_str().as_bytes();
+    !bytes.is_empty()
+        && !bytes
+            .iter()
+            .any(|byte| matches!(byte, b':' | b',' | b'\\' | b'"'))
+}
+
+/// Appends a path that needs no escaping; `None` for any other.
+fn push_plain(options: &mut Vec<u8>, path: &Path) -> Option<()> {
+    is_plain(path).then(|| options.extend_from_slice(path.as_os_str().as_bytes()))
+}
+
+fn overlay_by_fsconfig(mount: &OverlayMount<'_>) -> Result<(), Errno> {
+    let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    rustix::mount::fsconfig_set_string(&context, "source", "overlay")?;
+    for dir in mount.lower {
+        rustix::mount::fsconfig_set_string(&context, "lowerdir+", dir)?;
+    }
+    if let Some(dirs) = mount.upper {
+        rustix::mount::fsconfig_set_string(&context, "upperdir", dirs.upper)?;
+        rustix::mount::fsconfig_set_string(&context, "workdir", dirs.work)?;
+        if mount.volatile {
+            rustix::mount::fsconfig_set_flag(&context, "volatile")?;
+        }
+    }
+    for (key, value) in SWITCHES {
+        rustix::mount::fsconfig_set_string(&context, key, value)?;
+    }
+    let attributes = if overlay_flags(mount).contains(MountFlags::RDONLY) {
+        rustix::mount::fsconfig_set_flag(&context, "ro")?;
+        MountAttrFlags::MOUNT_ATTR_RDONLY
+    } else {
+        MountAttrFlags::empty()
+    };
+    rustix::mount::fsconfig_create(&context)?;
+    let tree = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+    rustix::mount::move_mount(
+        &tree,
+        "",
+        CWD,
+        mount.target,
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )
+}
+
+fn overlay_by_descriptors(mount: &OverlayMount<'_>) -> Result<(), SysError> {
+    use std::os::fd::AsRawFd;
+
+    let open = |dir: &Path| -> Result<(OwnedFd, PathBuf), SysError> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(dir, flags, Mode::empty())
+            .map_err(SysError::path("open the overlay directory", dir))?;
+        let name = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+        Ok((fd, name))
+    };
+    let (_lower, names): (Vec<_>, Vec<_>) = mount
+        .lower
+        .iter()
+        .map(|dir| open(dir))
+        .collect::<Result<Vec<_>, _>>()?
+        .into_iter()
+        .unzip();
+    let (upper, work);
+    let upper_dirs = match mount.upper {
+        None => None,
+        Some(dirs) => {
+            upper = open(dirs.upper)?;
+            work = open(dirs.work)?;
+            Some(UpperDirs {
+                upper: &upper.1,
+                work: &work.1,
+            })
+        }
+    };
+    let short = OverlayMount {
+        upper: upper_dirs,
+        ..*mount
+    };
+    overlay_options(&short, &names)
+        .ok_or(Errno::TOOBIG)
+        .and_then(|options| overlay_by_text(&short, &options))
+        .map_err(SysError::path("mount an overlay on", mount.target))
+}
+
+/// Makes `source`, a file or a directory, also appear at `target`, without the mounts below it.
+pub fn bind(source: &Path, target: &Path, readonly: bool) -> Result<(), SysError> {
+    rustix::mount::mount_bind(source, target).map_err(SysError::path("bind to", target))?;
+    if readonly {
+        let flags = MountFlags::BIND | MountFlags::RDONLY;
+        if let Err(error) = rustix::mount::mount_remount(target, flags, c"") {
+            let error = SysError::path("make read-only", target)(error);
+            // Half a bind would give away write access.
+            let _ = unmount(target);
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// Mounts an empty tmpfs of at most `size_bytes` whose top directory has the permission bits `mode`; nothing in it can be
+/// a device, be executed or be setuid.
+pub fn tmpfs(target: &Path, size_bytes: u64, mode: u32) -> Result<(), SysError> {
+    let options = format!("size={size_bytes},mode={mode:o}");
+    let options = CString::new(options).map_err(|error| SysError::Path {
+        doing: "mount a tmpfs on",
+        path: target.to_owned(),
+        source: error.into(),
+    })?;
+    rustix::mount::mount(
+        "tmpfs",
+        target,
+        "tmpfs",
+        MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC,
+        options.as_c_str(),
+    )
+    .map_err(SysError::path("mount a tmpfs on", target))
+}
+
+/// Takes away whatever is mounted at `target`, at once for whoever looks the path up, later for whoever still uses it.
+///
+/// A target that is not there or on which nothing is mounted is fine. A symbolic link at the end of the path is not
+/// followed.
+pub fn unmount(target: &Path) -> Result<(), SysError> {
+    for _ in 0..STACKED_LIMIT {
+        match rustix::mount::unmount(target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+            Ok(()) => {}
+            // "Not a mount point" and "not there".
+            Err(Errno::INVAL | Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+            Err(error) => return Err(SysError::path("unmount", target)(error)),
+        }
+    }
+    Ok(())
+}
+
+/// Whether something is mounted exactly at `target`. A target that is not there is none.
+pub fn is_mount_point(target: &Path) -> Result<bool, SysError> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    match rustix::fs::statx(CWD, target, flags, StatxFlags::empty()) {
+        Ok(found) => Ok(found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
+        Err(error) => Err(SysError::path("look at", target)(error)),
+    }
+}
+
+/// A line of /proc/self/mountinfo.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountInfo {
+    /// The directory of the file system that is mounted, `/` for all of it.
+    pub root: PathBuf,
+    /// Where it is mounted.
+    pub target: PathBuf,
+    /// The kind of file system.
+    pub fs_type: String,
+    /// What is mounted, often a device.
+    pub source: String,
+    /// The options of the file system, comma-separated.
+    pub super_options: String,
+    /// How mounts below it spread.
+    pub propagation: Propagation,
+}
+
+/// How mounts made below a mount spread to its copies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Propagation {
+    /// It is in a group whose members all see each other's mounts.
+    pub shared: bool,
+    /// It sees the mounts of another group.
+    pub slave: bool,
+}
+
+/// All mounts of the calling thread's mount namespace, in the order in which they were made.
+pub fn table() -> Result<Vec<MountInfo>, SysError> {
+    const TABLE: &str = "/proc/thread-self/mountinfo";
+    let bytes = std::fs::read(TABLE).map_err(SysError::path("read", TABLE))?;
+    Ok(parse_table(&bytes))
+}
+
+/// The mount points at and below `dir`, those made last first, which is an order in which they can be unmounted.
+pub fn below(dir: &Path) -> Result<Vec<PathBuf>, SysError> {
+    let mut targets: Vec<_> = table()?
+        .into_iter()
+        .map(|mount| mount.target)
+        .filter(|target| target.starts_with(dir))
+        .collect();
+    targets.reverse();
+    Ok(targets)
+}
+
+/// How mounts spread at the mount that holds `path`, which must be absolute and free of symbolic links.
+pub fn propagation(path: &Path) -> Result<Propagation, SysError> {
+    let table = table()?;
+    let mut holder: Option<&MountInfo> = None;
+    for mount in &table {
+        // A later mount on the same point covers the earlier one.
+        if path.starts_with(&mount.target)
+            && holder.is_none_or(|best| mount.target.starts_with(&best.target))
+        {
+            holder = Some(mount);
+        }
+    }
+    holder
+        .map(|mount| mount.propagation)
+        .ok_or_else(|| SysError::path("find the mount of", path)(io::Error::from(Errno::NOENT)))
+}
+
+fn parse_table(bytes: &[u8]) -> Vec<MountInfo> {
+    bytes
+        .split(|byte| *byte == b'\n')
+        .filter_map(parse_mount)
+        .collect()
+}
+
+/// Reads a line such as `36 35 98:0 /root /mnt rw,noatime shared:1 master:2 - ext3 /dev/sda rw`, where any number of words
+/// may stand between the options and the hyphen.
+fn parse_mount(line: &[u8]) -> Option<MountInfo> {
+    let mut words = line.split(|byte| *byte == b' ');
+    let root = unescape(words.nth(3)?);
+    let target = unescape(words.next()?);
+    let _options = words.next()?;
+    let mut propagation = Propagation::default();
+    for tag in words.by_ref().take_while(|word| *word != b"-") {
+        propagation.shared |= tag.starts_with(b"shared:");
+        propagation.slave |= tag.starts_with(b"master:");
+    }
+    let text = |word: &[u8]| String::from_utf8_lossy(&unescape_bytes(word)).into_owned();
+    Some(MountInfo {
+        root,
+        target,
+        fs_type: text(words.next()?),
+        source: text(words.next()?),
+        super_options: text(words.next().unwrap_or_default()),
+        propagation,
+    })
+}
+
+fn unescape(word: &[u8]) -> PathBuf {
+    PathBuf::from(std::ffi::OsStr::from_bytes(&unescape_bytes(word)))
+}
+
+/// Undoes the kernel's `\040` for a blank and the like.
+fn unescape_bytes(word: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(word.len());
+    let mut rest = word;
+    while let Some((&byte, tail)) = rest.split_first() {
+        let code = tail
+            .get(..3)
+            .filter(|_| byte == b'\\')
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        if let Some(code) = code {
+            plain.push(code);
+            rest = &tail[3..];
+        } else {
+            plain.push(byte);
+            rest = tail;
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+#[path = "mount_tests.rs"]
+mod tests;

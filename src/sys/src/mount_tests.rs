@@ -1,0 +1,230 @@
+//! Tests of [`super`]: what needs mounts makes them in a mount namespace of the test's own thread, as root.
+
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::fs;
+
+use nix::sched::CloneFlags;
+use rustix::mount::MountPropagationFlags;
+
+use super::*;
+
+/// A directory to mount in, unseen by the rest of the machine; the mounts go with the thread.
+fn private_dir() -> tempfile::TempDir {
+    nix::sched::unshare(CloneFlags::CLONE_NEWNS).unwrap();
+    let flags = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", flags).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    // A tmpfs of its own, because on the node's file system another overlay might be below.
+    rustix::mount::mount("tmpfs", dir.path(), "tmpfs", MountFlags::empty(), c"").unwrap();
+    dir
+}
+
+struct Dirs {
+    lower: Vec<PathBuf>,
+    upper: PathBuf,
+    work: PathBuf,
+    target: PathBuf,
+}
+
+impl Dirs {
+    /// `count` lower directories, each with a file of its own and a file `same` that says which one it is in.
+    fn make(root: &Path, count: usize, suffix: &str) -> Self {
+        let dir = |name: &str| {
+            let dir = root.join(name);
+            fs::create_dir(&dir).unwrap();
+            dir
+        };
+        let lower: Vec<_> = (0..count)
+            .map(|index| {
+                let lower = dir(&format!("lower-{index}{suffix}"));
+                fs::write(lower.join(format!("file-{index}")), "").unwrap();
+                fs::write(lower.join("same"), index.to_string()).unwrap();
+                lower
+            })
+            .collect();
+        Self {
+            lower,
+            upper: dir(&format!("upper{suffix}")),
+            work: dir(&format!("work{suffix}")),
+            target: dir("target"),
+        }
+    }
+
+    fn mount(&self) -> OverlayMount<'_> {
+        OverlayMount {
+            lower: &self.lower,
+            upper: Some(UpperDirs {
+                upper: &self.upper,
+                work: &self.work,
+            }),
+            target: &self.target,
+            volatile: true,
+            readonly: false,
+        }
+    }
+
+    fn check(&self) {
+        assert!(is_mount_point(&self.target).unwrap());
+        assert_eq!(fs::read_to_string(self.target.join("same")).unwrap(), "0");
+        for index in 0..self.lower.len() {
+            assert!(self.target.join(format!("file-{index}")).exists());
+        }
+        let found = table()
+            .unwrap()
+            .into_iter()
+            .find(|mount| mount.target == self.target);
+        assert!(found.unwrap().super_options.contains("volatile"));
+        fs::write(self.target.join("new"), "x").unwrap();
+        assert!(self.upper.join("new").exists());
+        unmount(&self.target).unwrap();
+        assert!(!is_mount_point(&self.target).unwrap());
+        assert!(!self.target.join("same").exists());
+        unmount(&self.target).unwrap();
+    }
+}
+
+#[test]
+fn a_short_overlay() {
+    let root = private_dir();
+    let dirs = Dirs::make(root.path(), 3, "");
+    overlay(&dirs.mount()).unwrap();
+    dirs.check();
+}
+
+#[test]
+fn more_layers_than_the_option_page_holds() {
+    let root = private_dir();
+    let dirs = Dirs::make(root.path(), 120, &"-long".repeat(20));
+    assert_eq!(overlay_options(&dirs.mount(), &dirs.lower), None);
+    overlay(&dirs.mount()).unwrap();
+    dirs.check();
+}
+
+#[test]
+fn names_that_the_option_text_cannot_hold() {
+    let root = private_dir();
+    let dirs = Dirs::make(root.path(), 2, ":a,b\\c d");
+    assert_eq!(overlay_options(&dirs.mount(), &dirs.lower), None);
+    overlay(&dirs.mount()).unwrap();
+    dirs.check();
+}
+
+#[test]
+fn what_kernels_before_6_8_get() {
+    let root = private_dir();
+    let dirs = Dirs::make(root.path(), 120, &",long".repeat(20));
+    overlay_by_descriptors(&dirs.mount()).unwrap();
+    dirs.check();
+}
+
+#[test]
+fn read_only_ways() {
+    let root = private_dir();
+    let dirs = Dirs::make(root.path(), 2, "");
+    let without_upper = OverlayMount {
+        upper: None,
+        ..dirs.mount()
+    };
+    let with_upper = OverlayMount {
+        readonly: true,
+        ..dirs.mount()
+    };
+    for mount in [without_upper, with_upper] {
+        overlay(&mount).unwrap();
+        assert!(dirs.target.join("file-1").exists());
+        let error = fs::write(dirs.target.join("new"), "").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ReadOnlyFilesystem);
+        unmount(&dirs.target).unwrap();
+        fs::remove_dir_all(&dirs.work).unwrap();
+        fs::create_dir(&dirs.work).unwrap();
+    }
+}
+
+#[test]
+fn a_missing_layer_is_named() {
+    let root = private_dir();
+    let mut dirs = Dirs::make(root.path(), 2, "");
+    dirs.lower.push(root.path().join("gone"));
+    let error = overlay(&dirs.mount()).unwrap_err();
+    assert!(error.to_string().contains("target"), "{error}");
+    assert_eq!(error.io().unwrap().kind(), io::ErrorKind::NotFound);
+    assert!(!is_mount_point(&dirs.target).unwrap());
+}
+
+#[test]
+fn binds() {
+    let root = private_dir();
+    let (source, target) = (root.path().join("source"), root.path().join("target"));
+    fs::write(&source, "x").unwrap();
+    fs::write(&target, "").unwrap();
+    bind(&source, &target, false).unwrap();
+    fs::write(&target, "y").unwrap();
+    assert_eq!(fs::read_to_string(&source).unwrap(), "y");
+    // A second mount on the same target goes with the same call.
+    bind(&source, &target, true).unwrap();
+    assert!(fs::write(&target, "z").is_err());
+    assert_eq!(
+        below(root.path()).unwrap(),
+        [target.clone(), target.clone(), root.path().into()]
+    );
+    unmount(&target).unwrap();
+    assert_eq!(below(root.path()).unwrap(), [root.path()]);
+    assert_eq!(fs::read_to_string(&target).unwrap(), "");
+    assert!(bind(&root.path().join("gone"), &target, true).is_err());
+}
+
+#[test]
+fn a_tmpfs_is_small_and_harmless() {
+    let root = private_dir();
+    let target = root.path().join("shm");
+    fs::create_dir(&target).unwrap();
+    tmpfs(&target, 1 << 20, 0o1777).unwrap();
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&target).unwrap().permissions());
+    assert_eq!(mode & 0o7777, 0o1777);
+    let usage = crate::fs::filesystem_usage(&target).unwrap();
+    assert_eq!(usage.total_bytes, 1 << 20);
+    assert!(crate::fs::is_tmpfs(&target).unwrap());
+    assert!(fs::write(target.join("large"), vec![0; 2 << 20]).is_err());
+    unmount(&target).unwrap();
+}
+
+#[test]
+fn unmounting_what_is_not_there() {
+    let root = private_dir();
+    unmount(&root.path().join("gone")).unwrap();
+    unmount(&root.path().join("gone/below")).unwrap();
+    fs::write(root.path().join("file"), "").unwrap();
+    unmount(&root.path().join("file")).unwrap();
+    unmount(&root.path().join("file/below")).unwrap();
+    // A link to a mount point does not take the mount away.
+    let link = root.path().join("link");
+    std::os::unix::fs::symlink(root.path(), &link).unwrap();
+    unmount(&link).unwrap();
+    assert!(is_mount_point(root.path()).unwrap());
+}
+
+#[test]
+fn propagation_of_the_holding_mount() {
+    let root = private_dir();
+    let inside = root.path().join("some/path");
+    assert!(!propagation(&inside).unwrap().shared);
+    rustix::mount::mount_change(root.path(), MountPropagationFlags::SHARED).unwrap();
+    assert!(propagation(&inside).unwrap().shared);
+    assert!(!propagation(Path::new("/")).unwrap().shared);
+}
+
+#[test]
+fn the_table_is_read_as_the_kernel_writes_it() {
+    let text = b"36 35 98:0 /a\\040b /mnt\\134x rw,noatime shared:1 master:2 future:9 - ext3 /dev/root rw,errors=continue\n\
+                 37 36 0:5 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\nrubbish\n\n";
+    let table = parse_table(text);
+    assert_eq!(table.len(), 2);
+    assert_eq!(table[0].root, Path::new("/a b"));
+    assert_eq!(table[0].target, Path::new("/mnt\\x"));
+    assert_eq!(table[0].fs_type, "ext3");
+    assert!(table[0].propagation.shared && table[0].propagation.slave);
+    assert_eq!(table[1].super_options, "rw,cpu");
+    assert_eq!(table[1].propagation, Propagation::default());
+}
