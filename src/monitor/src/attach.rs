@@ -1,0 +1,282 @@
+//! Attaching clients of one container: they get its output from now on, and may give it input.
+//!
+//! A client that reads too slowly is cut off; neither the container nor the log ever waits for it. Input goes the other
+//! way round: a container that does not read makes its clients wait.
+
+use std::{ffi::OsStr, fs, io, io::IoSlice, os::unix::ffi::OsStrExt as _, path::PathBuf};
+
+use monitor_wire::attach::{AttachBuffer, AttachFrame, output_header};
+use rustix::{
+    event::epoll::EventFlags,
+    io::Errno,
+    net::{SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags, accept_with, sendmsg, shutdown},
+};
+
+use crate::{
+    console::listen_at,
+    poller::{Poller, Source, Token, Watch},
+    stdio::{READ_BYTES, Read, read},
+};
+
+/// Output kept for a client that does not keep up.
+const QUEUE_BYTES_MAX: usize = 256 * 1024;
+/// Clients at once.
+const CLIENTS_MAX: usize = 32;
+
+/// The attach socket and who is connected. The path goes when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Attach {
+    listener: Watch,
+    path: PathBuf,
+    clients: Vec<Client>,
+    ended: bool,
+}
+
+#[derive(Debug)]
+struct Client {
+    watch: Watch,
+    input: AttachBuffer,
+    queue: Vec<u8>,
+    paused: bool,
+    /// Gets nothing more. What it had sent is still read, and its going is then told like any other's.
+    cut_off: bool,
+}
+
+/// What clients want of a container.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Wish {
+    Input(Vec<u8>),
+    CloseInput,
+    Resize {
+        rows: u16,
+        columns: u16,
+    },
+    /// A client has gone.
+    Gone,
+}
+
+impl Attach {
+    pub(crate) fn listen(path: &[u8], poller: &Poller, serial: u32) -> io::Result<Self> {
+        let path = PathBuf::from(OsStr::from_bytes(path));
+        let token = Token {
+            source: Source::AttachListener,
+            serial,
+        };
+        let listener = poller.watch(listen_at(&path)?, token, EventFlags::IN)?;
+        Ok(Self {
+            listener,
+            path,
+            clients: Vec::new(),
+            ended: false,
+        })
+    }
+
+    /// Lets a client in and greets it.
+    pub(crate) fn accept(
+        &mut self,
+        poller: &Poller,
+        client_serial: u32,
+        terminal: bool,
+        stdin: bool,
+    ) {
+        let Ok(connection) =
+            accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
+        else {
+            return;
+        };
+        if self.clients.len() >= CLIENTS_MAX {
+            return;
+        }
+        let token = Token {
+            source: Source::AttachClient,
+            serial: client_serial,
+        };
+        let Ok(watch) = poller.watch(connection, token, EventFlags::IN) else {
+            return;
+        };
+        let mut client = Client {
+            watch,
+            input: AttachBuffer::default(),
+            queue: Vec::new(),
+            paused: false,
+            cut_off: false,
+        };
+        let mut greeting = AttachFrame::Hello { terminal, stdin }
+            .encode()
+            .unwrap_or_default();
+        if self.ended {
+            greeting.extend(AttachFrame::Ended.encode().unwrap_or_default());
+        }
+        // A client of a container without output any more is told so and left to hang up.
+        client.send(&greeting, &[]);
+        self.clients.push(client);
+    }
+
+    pub(crate) fn has_client(&self, serial: u32) -> bool {
+        self.clients
+            .iter()
+            .any(|client| client.watch.serial() == serial)
+    }
+
+    /// Sends output to everyone, and cuts off who does not keep up.
+    pub(crate) fn output(&mut self, stderr: bool, data: &[u8]) {
+        if let Ok(header) = output_header(stderr, data.len()) {
+            for client in &mut self.clients {
+                client.send(&header, data);
+            }
+        }
+    }
+
+    /// Tells everyone that there will be no more output.
+    pub(crate) fn end(&mut self) {
+        if !self.ended {
+            self.ended = true;
+            let farewell = AttachFrame::Ended.encode().unwrap_or_default();
+            for client in &mut self.clients {
+                client.send(&farewell, &[]);
+            }
+        }
+    }
+
+    /// One client's descriptor is ready. Answers what it wants; [`Wish::Gone`] comes last.
+    pub(crate) fn ready(&mut self, serial: u32, input_full: bool) -> Vec<Wish> {
+        let Some(at) = self
+            .clients
+            .iter()
+            .position(|client| client.watch.serial() == serial)
+        else {
+            return Vec::new();
+        };
+        let Some(client) = self.clients.get_mut(at) else {
+            return Vec::new();
+        };
+        client.flush();
+        let mut alive = true;
+        let mut buffer = [0; READ_BYTES];
+        match read(rustix::fd::AsFd::as_fd(&client.watch), &mut buffer) {
+            Read::Data(length) => client.input.push(buffer.get(..length).unwrap_or_default()),
+            Read::Nothing => {}
+            Read::End => alive = false,
+        }
+        // Only a client that hung up or broke the pause comes here with much.
+        alive &= client.input.buffered_bytes() <= QUEUE_BYTES_MAX;
+        // What was sent before hanging up still counts.
+        let mut wishes = if input_full && alive {
+            Vec::new()
+        } else {
+            client.wishes(&mut alive)
+        };
+        if !alive {
+            self.clients.remove(at);
+            wishes.push(Wish::Gone);
+        }
+        wishes
+    }
+
+    /// Lets clients send again, or makes them wait. Answers what they had sent already.
+    pub(crate) fn pause(&mut self, paused: bool) -> Vec<Wish> {
+        let mut wishes = Vec::new();
+        for client in &mut self.clients {
+            client.paused = paused;
+            client.set_interest();
+            if !paused {
+                // A client that broke the rules is found by its next event.
+                wishes.extend(client.wishes(&mut true));
+            }
+        }
+        wishes
+    }
+}
+
+impl Drop for Attach {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+impl Client {
+    fn wishes(&mut self, alive: &mut bool) -> Vec<Wish> {
+        let mut wishes = Vec::new();
+        loop {
+            match self.input.next_frame() {
+                Ok(Some(AttachFrame::Stdin(data))) => wishes.push(Wish::Input(data)),
+                Ok(Some(AttachFrame::CloseStdin)) => wishes.push(Wish::CloseInput),
+                Ok(Some(AttachFrame::Resize { rows, columns })) => {
+                    wishes.push(Wish::Resize { rows, columns });
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => return wishes,
+                Err(_) => {
+                    *alive = false;
+                    return wishes;
+                }
+            }
+        }
+    }
+
+    /// Sends what it can and keeps the rest, within bounds.
+    fn send(&mut self, header: &[u8], data: &[u8]) {
+        if self.cut_off {
+            return;
+        }
+        let mut sent = 0;
+        if self.queue.is_empty() {
+            let slices = [IoSlice::new(header), IoSlice::new(data)];
+            sent = match sendmsg(
+                &self.watch,
+                &slices,
+                &mut SendAncillaryBuffer::default(),
+                SendFlags::NOSIGNAL,
+            ) {
+                Ok(sent) => sent,
+                Err(Errno::AGAIN | Errno::INTR) => 0,
+                Err(_) => return self.cut_off(),
+            };
+        }
+        let from_data = sent.saturating_sub(header.len());
+        self.queue
+            .extend_from_slice(header.get(sent..).unwrap_or_default());
+        self.queue
+            .extend_from_slice(data.get(from_data..).unwrap_or_default());
+        self.settle();
+    }
+
+    fn flush(&mut self) {
+        if self.queue.is_empty() {
+            return;
+        }
+        match rustix::net::send(&self.watch, &self.queue, SendFlags::NOSIGNAL) {
+            Ok(sent) => {
+                self.queue.drain(..sent);
+            }
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(_) => return self.cut_off(),
+        }
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        if self.queue.len() > QUEUE_BYTES_MAX {
+            return self.cut_off();
+        }
+        if self.queue.is_empty() {
+            self.queue = Vec::new();
+        }
+        self.set_interest();
+    }
+
+    /// Ends both directions; the end then shows when the client's last input has been read.
+    fn cut_off(&mut self) {
+        self.cut_off = true;
+        self.queue = Vec::new();
+        self.set_interest();
+        let _ = shutdown(&self.watch, Shutdown::Both);
+    }
+
+    fn set_interest(&mut self) {
+        let mut flags = EventFlags::empty();
+        flags.set(EventFlags::IN, !self.paused);
+        flags.set(EventFlags::OUT, !self.queue.is_empty());
+        self.watch.interest(flags);
+    }
+}

@@ -1,0 +1,272 @@
+//! The attach socket.
+
+use std::{
+    io::{Read as _, Write as _},
+    os::unix::{fs::PermissionsExt as _, net::UnixStream},
+    time::Duration,
+};
+
+use monitor_wire::attach::{AttachBuffer, AttachFrame};
+
+use crate::{
+    pod::{LONG, Pod, Wanted, eventually, sh},
+    with_each_runtime,
+};
+
+with_each_runtime!(
+    output_and_input,
+    a_terminal,
+    stdin_once,
+    slow_clients,
+    unread_input,
+    after_the_end
+);
+
+struct Client {
+    stream: UnixStream,
+    buffer: AttachBuffer,
+}
+
+impl Client {
+    fn connect(pod: &Pod, id: &str) -> Self {
+        let path = pod.path(id).join("attach.sock");
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        let stream = UnixStream::connect(path).unwrap();
+        stream.set_read_timeout(Some(LONG)).unwrap();
+        Self {
+            stream,
+            buffer: AttachBuffer::default(),
+        }
+    }
+
+    fn send(&mut self, frame: &AttachFrame) {
+        self.stream.write_all(&frame.encode().unwrap()).unwrap();
+    }
+
+    /// `None` at the end of the connection.
+    fn next(&mut self) -> Option<AttachFrame> {
+        loop {
+            if let Some(frame) = self.buffer.next_frame().unwrap() {
+                return Some(frame);
+            }
+            let mut bytes = [0; 4096];
+            match self.stream.read(&mut bytes) {
+                Ok(0) => return None,
+                Ok(length) => self.buffer.push(&bytes[..length]),
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    /// Reads until stdout ends with `text`.
+    fn expect(&mut self, text: &str) -> String {
+        let mut seen = String::new();
+        while !seen.ends_with(text) {
+            match self.next() {
+                Some(AttachFrame::Stdout(data)) => seen.push_str(&String::from_utf8_lossy(&data)),
+                other => panic!("{other:?} after {seen:?}"),
+            }
+        }
+        seen
+    }
+}
+
+async fn output_and_input(pod: &Pod) {
+    let script = "while read line; do echo got $line; echo err $line >&2; done; echo bye";
+    pod.create(
+        "c",
+        &Wanted {
+            args: &sh(script),
+            stdin: true,
+            ..Wanted::default()
+        },
+    )
+    .await;
+    let mut first = Client::connect(pod, "c");
+    let mut second = Client::connect(pod, "c");
+    pod.start("c").await;
+    for client in [&mut first, &mut second] {
+        assert_eq!(
+            client.next(),
+            Some(AttachFrame::Hello {
+                terminal: false,
+                stdin: true
+            })
+        );
+    }
+    first.send(&AttachFrame::Stdin(b"a\n".to_vec()));
+    first.expect("got a\n");
+    assert_eq!(first.next(), Some(AttachFrame::Stderr(b"err a\n".to_vec())));
+    second.expect("got a\n");
+    drop(first);
+    assert_eq!(
+        second.next(),
+        Some(AttachFrame::Stderr(b"err a\n".to_vec()))
+    );
+    // One client's leaving does not close the input.
+    second.send(&AttachFrame::Stdin(b"b\n".to_vec()));
+    second.expect("got b\n");
+    assert_eq!(
+        second.next(),
+        Some(AttachFrame::Stderr(b"err b\n".to_vec()))
+    );
+    second.send(&AttachFrame::CloseStdin);
+    second.expect("bye\n");
+    assert_eq!(second.next(), Some(AttachFrame::Ended));
+    assert_eq!(pod.exit("c").await.code, 0);
+    // The log has it all the same.
+    assert_eq!(pod.log("c", "stdout").len(), 3);
+}
+
+async fn a_terminal(pod: &Pod) {
+    let script = "read line; stty size; echo got $line; tty=$(busybox tty); echo on $tty; exit 6";
+    pod.create(
+        "c",
+        &Wanted {
+            args: &sh(script),
+            tty: true,
+            stdin: true,
+            ..Wanted::default()
+        },
+    )
+    .await;
+    let mut client = Client::connect(pod, "c");
+    pod.start("c").await;
+    assert_eq!(
+        client.next(),
+        Some(AttachFrame::Hello {
+            terminal: true,
+            stdin: true
+        })
+    );
+    client.send(&AttachFrame::Resize {
+        rows: 33,
+        columns: 77,
+    });
+    client.send(&AttachFrame::Stdin(b"x\n".to_vec()));
+    client.expect("on /dev/pts/0\r\n");
+    assert_eq!(pod.exit("c").await.code, 6);
+    let text: String = pod
+        .log("c", "stdout")
+        .into_iter()
+        .map(|(_, text)| text + "\n")
+        .collect();
+    assert!(
+        text.contains("33 77\n") && text.contains("got x\n"),
+        "{text}"
+    );
+}
+
+async fn stdin_once(pod: &Pod) {
+    pod.run(
+        "c",
+        &Wanted {
+            args: &["/bin/cat"],
+            stdin: true,
+            stdin_once: true,
+            ..Wanted::default()
+        },
+    )
+    .await;
+    let mut client = Client::connect(pod, "c");
+    client.next();
+    client.send(&AttachFrame::Stdin(b"only this".to_vec()));
+    drop(client);
+    assert_eq!(pod.exit("c").await.code, 0);
+    assert_eq!(
+        pod.log("c", "stdout"),
+        [("F".to_owned(), "only this".to_owned())]
+    );
+}
+
+async fn slow_clients(pod: &Pod) {
+    let script = "read go; n=0; while [ $n -lt 40 ]; do head -c 65536 /dev/zero; n=$((n+1)); done; echo done; sleep 1000";
+    pod.create(
+        "c",
+        &Wanted {
+            args: &sh(script),
+            stdin: true,
+            ..Wanted::default()
+        },
+    )
+    .await;
+    let mut slow = Client::connect(pod, "c");
+    pod.start("c").await;
+    slow.send(&AttachFrame::Stdin(b"go\n".to_vec()));
+    // The container gets through although nobody reads.
+    eventually("the log is complete", || {
+        pod.log("c", "stdout")
+            .last()
+            .is_some_and(|(_, text)| text.ends_with("done"))
+    })
+    .await;
+    let mut bytes = 0;
+    while let Some(frame) = slow.next() {
+        if let AttachFrame::Stdout(data) = frame {
+            bytes += data.len();
+        }
+    }
+    assert!(bytes < 40 * 65536, "it was cut off");
+    pod.monitor.signal("c", 9).await.unwrap();
+    pod.exit("c").await;
+}
+
+async fn unread_input(pod: &Pod) {
+    pod.run(
+        "c",
+        &Wanted {
+            args: &sh("sleep 2; busybox wc -c"),
+            stdin: true,
+            stdin_once: true,
+            ..Wanted::default()
+        },
+    )
+    .await;
+    let mut client = Client::connect(pod, "c");
+    let writer = std::thread::spawn(move || {
+        for _ in 0..64 {
+            client.send(&AttachFrame::Stdin(vec![b'x'; 32 * 1024]));
+        }
+        client.send(&AttachFrame::CloseStdin);
+        client
+    });
+    // Meanwhile the monitor serves.
+    for _ in 0..20 {
+        pod.container("c").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(pod.exit("c").await.code, 0);
+    drop(writer.join().unwrap());
+    assert_eq!(
+        pod.log("c", "stdout"),
+        [("F".to_owned(), (64 * 32 * 1024).to_string())]
+    );
+}
+
+async fn after_the_end(pod: &Pod) {
+    pod.run(
+        "c",
+        &Wanted {
+            args: &["/bin/true"],
+            ..Wanted::default()
+        },
+    )
+    .await;
+    pod.exit("c").await;
+    let mut client = Client::connect(pod, "c");
+    assert_eq!(
+        client.next(),
+        Some(AttachFrame::Hello {
+            terminal: false,
+            stdin: false
+        })
+    );
+    assert_eq!(client.next(), Some(AttachFrame::Ended));
+    pod.remove("c").await;
+    assert_eq!(client.next(), None);
+    assert!(!pod.path("c/attach.sock").exists());
+}
