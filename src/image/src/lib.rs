@@ -1,0 +1,47 @@
+//! Images: what they are called, where they come from, and which of their layers have to stay on the disk.
+//!
+//! [`Images`] is the whole of it for the rest of the server: [`Images::get`] and [`Images::list`] answer from an
+//! immutable snapshot, [`Images::pull`] joins or starts a pull, [`Images::remove`] forgets an image, and an
+//! [`ImageLease`] keeps the layers of a container's image whatever happens to the image.
+//!
+//! | module | what it owns |
+//! | --- | --- |
+//! | `reference` | names of images and their one normal form |
+//! | `credentials` | secrets that cannot be printed |
+//! | `registry` | HTTP: tokens, redirects, retries, stalls, mirrors |
+//! | `manifest`, `image` | documents that registries hand out, read and refused |
+//! | `pull` | from a reference to a committed image, layers in parallel and in one pass |
+//! | `flight` | one job however many ask, ended when nobody waits |
+//! | `layers` | which layer is needed by whom |
+//! | `catalogue` | names and ids, as a snapshot |
+//! | `archive` | images as files: import and export |
+//! | `store` | all of them together, and the database |
+//!
+//! Everything that a registry or an archive sends is hostile until its digest is checked, and bounded before.
+
+#![forbid(unsafe_code)]
+
+mod archive;
+mod catalogue;
+mod config;
+mod credentials;
+mod error;
+mod flight;
+mod hashing;
+mod image;
+mod layers;
+mod manifest;
+mod pull;
+mod reference;
+mod registry;
+mod store;
+
+pub use archive::ArchiveFormat;
+pub use config::{ImageLimits, ImagesConfig, Platform, RegistryConfig, Timeouts};
+pub use credentials::{Credentials, CredentialsError};
+pub use error::ImageError;
+pub use image::{Image, ImageRunConfig};
+pub use layers::ImageLease;
+pub use pull::PullRequest;
+pub use reference::{Reference, ReferenceError, ReferenceFault};
+pub use store::{FsUsage, Images};

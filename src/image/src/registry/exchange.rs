@@ -1,0 +1,465 @@
+//! One request and its answer, with everything that may happen in between: being asked for a token, redirects,
+//! refusals that pass, refusals that do not.
+
+use std::error::Error;
+use std::time::Duration;
+
+use http::header::{
+    AUTHORIZATION, CONTENT_TYPE, HeaderName, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE,
+};
+use http::{HeaderValue, Method, StatusCode};
+use reqwest::{Response, Url};
+
+use crate::config::ImagesConfig;
+use crate::error::ImageError;
+use crate::reference::{Reference, clip};
+
+use super::answer::{Answer, Document};
+use super::authorization::{
+    Challenge, Gate, MAX_TOKEN_ANSWER_BYTES, Secret, TokenRequest, read_challenges, read_token,
+};
+use super::hosts::{Host, Hosts};
+use super::refusal::refusal;
+
+/// How far a chain of redirects is followed.
+const MAX_REDIRECTS: usize = 5;
+/// The first wait before another attempt; it doubles.
+const FIRST_WAIT: Duration = Duration::from_millis(300);
+/// What is asked of an endpoint.
+#[derive(Debug)]
+pub(super) struct Request<'a> {
+    method: Method,
+    path: &'a str,
+    headers: Vec<(HeaderName, &'static str)>,
+}
+
+impl<'a> Request<'a> {
+    pub(super) fn new(method: Method, path: &'a str) -> Self {
+        Self {
+            method,
+            path,
+            headers: Vec::new(),
+        }
+    }
+
+    pub(super) fn header(mut self, name: HeaderName, value: &'static str) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+}
+
+/// Everything that a request needs to know besides itself.
+pub(super) struct Exchange<'a> {
+    pub(super) config: &'a ImagesConfig,
+    pub(super) hosts: &'a Hosts,
+    pub(super) host: &'a Host,
+    pub(super) gate: &'a Gate,
+    pub(super) reference: &'a Reference,
+}
+
+/// An answer of any status, and whether it came from the endpoint itself rather than from where that redirected to.
+struct Reply {
+    response: Response,
+    from_endpoint: bool,
+}
+
+/// What to do after a failed attempt.
+enum Setback {
+    /// Worth another attempt after a while, which the server may have told.
+    Passing(ImageError, Option<Duration>),
+    Final(ImageError),
+}
+
+/// The attempts that are left, and how long to wait between them.
+struct Patience<'a> {
+    config: &'a ImagesConfig,
+    attempt: u32,
+}
+
+impl<'a> Patience<'a> {
+    fn new(config: &'a ImagesConfig) -> Self {
+        Self { config, attempt: 1 }
+    }
+
+    /// Waits for the next attempt, or gives up with the error.
+    async fn wait_after(&mut self, setback: Setback, host: &Host) -> Result<(), ImageError> {
+        let (error, told) = match setback {
+            Setback::Final(error) => return Err(error),
+            Setback::Passing(error, told) => (error, told),
+        };
+        let longest = self.config.timeouts.retry_wait;
+        if self.attempt >= self.config.attempts || told.is_some_and(|told| told > longest) {
+            return Err(error);
+        }
+        let wait = told.unwrap_or(FIRST_WAIT * 2_u32.saturating_pow(self.attempt - 1));
+        tracing::debug!(%host, %error, attempt = self.attempt, "trying again");
+        tokio::time::sleep(wait.min(longest)).await;
+        self.attempt += 1;
+        Ok(())
+    }
+}
+
+impl Exchange<'_> {
+    /// Sends the request until it is answered with success or refused for good.
+    pub(super) async fn send(&self, request: Request<'_>) -> Result<Answer, ImageError> {
+        let mut patience = Patience::new(self.config);
+        loop {
+            match self.attempt(&request).await {
+                Ok(answer) => return Ok(answer),
+                Err(setback) => patience.wait_after(setback, self.host).await?,
+            }
+        }
+    }
+
+    /// Sends the request until a whole body of at most `limit` bytes is there, or it is refused for good.
+    pub(super) async fn fetch(
+        &self,
+        request: Request<'_>,
+        what: &str,
+        limit: u64,
+    ) -> Result<Document, ImageError> {
+        let mut patience = Patience::new(self.config);
+        loop {
+            match self.attempt_whole(&request, what, limit).await {
+                Ok(document) => return Ok(document),
+                Err(setback) => patience.wait_after(setback, self.host).await?,
+            }
+        }
+    }
+
+    async fn attempt_whole(
+        &self,
+        request: &Request<'_>,
+        what: &str,
+        limit: u64,
+    ) -> Result<Document, Setback> {
+        let answer = self.attempt(request).await?;
+        if answer.is_web_page() {
+            return Err(Setback::Final(self.host.unavailable(
+                "it answers with a web page where an image was expected; is it a registry?",
+            )));
+        }
+        let media_type = answer.media_type();
+        let content_digest = answer.content_digest();
+        match answer.whole_body(what, limit).await {
+            Ok(bytes) => Ok(Document {
+                bytes,
+                media_type,
+                content_digest,
+            }),
+            Err(error @ ImageError::RegistryUnavailable { .. }) => {
+                Err(Setback::Passing(error, None))
+            }
+            Err(error) => Err(Setback::Final(error)),
+        }
+    }
+
+    /// One attempt, which may take a second request with a fresh token.
+    async fn attempt(&self, request: &Request<'_>) -> Result<Answer, Setback> {
+        let known = self.gate.authorization.lock().await.clone();
+        let reply = self.follow(request, known.as_ref()).await?;
+        if reply.response.status() != StatusCode::UNAUTHORIZED || !reply.from_endpoint {
+            return self.judge(reply).await;
+        }
+        let challenge = read_challenges(
+            reply
+                .response
+                .headers()
+                .get_all(WWW_AUTHENTICATE)
+                .iter()
+                .filter_map(|value| value.to_str().ok()),
+        );
+        let Some(challenge) = challenge else {
+            return self.judge(reply).await;
+        };
+        let fresh = self.authorize(&challenge, known).await?;
+        let reply = self.follow(request, Some(&fresh)).await?;
+        self.judge(reply).await
+    }
+
+    /// Gets an `Authorization` value other than `stale`; of several requests that need one, the first asks for it.
+    async fn authorize(
+        &self,
+        challenge: &Challenge,
+        stale: Option<HeaderValue>,
+    ) -> Result<HeaderValue, Setback> {
+        let mut known = self.gate.authorization.lock().await;
+        if let Some(value) = known
+            .as_ref()
+            .filter(|value| Some(*value) != stale.as_ref())
+        {
+            return Ok(value.clone());
+        }
+        let fresh = match (self.gate.direct(challenge), challenge) {
+            (Some(value), _) => value.map_err(|reason| self.denied(reason))?,
+            (
+                None,
+                Challenge::Bearer {
+                    realm,
+                    service,
+                    scope,
+                },
+            ) => {
+                let request = self
+                    .gate
+                    .token_request(service.as_deref(), scope.as_deref());
+                self.token(realm, request).await?
+            }
+            (None, Challenge::Basic) => return Err(self.denied("it wants a password")),
+        };
+        *known = Some(fresh.clone());
+        Ok(fresh)
+    }
+
+    /// Asks a token server.
+    async fn token(&self, realm: &str, request: TokenRequest) -> Result<HeaderValue, Setback> {
+        let unusable = |reason: String| Setback::Final(self.host.unavailable(reason));
+        let mut url = Url::parse(realm).map_err(|_| {
+            unusable(format!(
+                "its token server \"{}\" is no URL",
+                clip(realm, 100)
+            ))
+        })?;
+        let name =
+            authority(&url).ok_or_else(|| unusable("its token server has no host".to_owned()))?;
+        if url.scheme() != "https" && !(url.scheme() == "http" && self.hosts.plain_http(&name)) {
+            return Err(unusable(format!(
+                "its token server {} is not on https; set plain_http for that host to allow it",
+                clip(&name, 100)
+            )));
+        }
+        let server = self.hosts.get(&name).map_err(Setback::Final)?;
+        let builder = match request {
+            TokenRequest::Get {
+                query,
+                authorization,
+            } => {
+                url.query_pairs_mut().extend_pairs(query);
+                let builder = server.client().get(url);
+                match authorization {
+                    Some(Secret(value)) => builder.header(AUTHORIZATION, value),
+                    None => builder,
+                }
+            }
+            TokenRequest::Post { form } => {
+                let mut body = Url::parse("form:").map_err(|_| unusable(String::new()))?;
+                body.query_pairs_mut().extend_pairs(
+                    form.iter()
+                        .map(|(key, Secret(value))| (*key, value.as_str())),
+                );
+                server
+                    .client()
+                    .post(url)
+                    .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+                    .body(body.query().unwrap_or_default().to_owned())
+            }
+        };
+        let response = self.transmit(&server, builder).await?;
+        let status = response.status();
+        if matches!(
+            status,
+            StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
+        ) {
+            let reason = refusal(response).await;
+            return Err(self.denied(&format!("its token server says {reason}")));
+        }
+        if !status.is_success() {
+            return Err(match self.judge_failure(response, &server).await {
+                // What a token server does not have is not the image.
+                Setback::Final(error) => unusable(format!("its token server refuses: {error}")),
+                passing @ Setback::Passing(..) => passing,
+            });
+        }
+        let body = self
+            .answer(response, &server)
+            .whole_body("the token", MAX_TOKEN_ANSWER_BYTES)
+            .await
+            .map_err(|error| Setback::Passing(error, None))?;
+        read_token(&body).map_err(|reason| unusable(reason.to_owned()))
+    }
+
+    /// Sends a request and follows redirects. The authorization goes to the endpoint and nowhere else.
+    async fn follow(
+        &self,
+        request: &Request<'_>,
+        authorization: Option<&HeaderValue>,
+    ) -> Result<Reply, Setback> {
+        let home = Url::parse(&self.host.url(request.path)).map_err(|_| {
+            Setback::Final(
+                self.host
+                    .unavailable("its name does not make a URL".to_owned()),
+            )
+        })?;
+        let mut url = home.clone();
+        let mut elsewhere = None;
+        for _ in 0..=MAX_REDIRECTS {
+            let from_endpoint = url.origin() == home.origin();
+            let host = elsewhere.as_deref().unwrap_or(self.host);
+            let mut builder = host.client().request(request.method.clone(), url.clone());
+            for (name, value) in &request.headers {
+                builder = builder.header(name, *value);
+            }
+            if let Some(authorization) = authorization.filter(|_| from_endpoint) {
+                builder = builder.header(AUTHORIZATION, authorization);
+            }
+            let response = self.transmit(host, builder).await?;
+            let target = response
+                .status()
+                .is_redirection()
+                .then(|| response.headers().get(LOCATION)?.to_str().ok())
+                .flatten();
+            let Some(target) = target else {
+                return Ok(Reply {
+                    response,
+                    from_endpoint,
+                });
+            };
+            let bad = |reason: &str| {
+                Setback::Final(self.host.unavailable(format!("it redirects {reason}")))
+            };
+            let next = url
+                .join(target)
+                .map_err(|_| bad("to something that is no URL"))?;
+            let name = authority(&next).ok_or_else(|| bad("to something without a host"))?;
+            match (url.scheme(), next.scheme()) {
+                (_, "https") | ("http", "http") => {}
+                _ => return Err(bad("to something less safe than https")),
+            }
+            elsewhere = if next.origin() == home.origin() {
+                None
+            } else {
+                Some(
+                    self.hosts
+                        .for_redirect(&name, next.scheme())
+                        .map_err(Setback::Final)?,
+                )
+            };
+            url = next;
+        }
+        Err(Setback::Final(self.host.unavailable(format!(
+            "it redirects more than {MAX_REDIRECTS} times"
+        ))))
+    }
+
+    /// Sends one request and waits for the headers of its answer.
+    async fn transmit(
+        &self,
+        host: &Host,
+        builder: reqwest::RequestBuilder,
+    ) -> Result<Response, Setback> {
+        let limit = self.config.timeouts.header;
+        let sent = if limit.is_zero() {
+            builder.send().await
+        } else {
+            match tokio::time::timeout(limit, builder.send()).await {
+                Ok(sent) => sent,
+                Err(_) => {
+                    return Err(Setback::Passing(
+                        host.unavailable(format!("no answer within {} s", limit.as_secs_f32())),
+                        None,
+                    ));
+                }
+            }
+        };
+        sent.map_err(|error| {
+            let cause = root_cause(&error);
+            let lower = cause.to_ascii_lowercase();
+            if lower.contains("corrupt message") || lower.contains("invalidcontenttype") {
+                return Setback::Final(host.unavailable(
+                    "it does not speak TLS; if it is a plain http registry, set plain_http for it",
+                ));
+            }
+            if lower.contains("certificate") {
+                return Setback::Final(host.unavailable(format!(
+                    "its certificate is not trusted ({cause}); set ca for it"
+                )));
+            }
+            let words = if error.is_timeout() {
+                "connecting took too long".to_owned()
+            } else {
+                cause
+            };
+            Setback::Passing(host.unavailable(words), None)
+        })
+    }
+
+    /// Success, or the error that a refusal means.
+    async fn judge(&self, reply: Reply) -> Result<Answer, Setback> {
+        if reply.response.status().is_success() {
+            Ok(self.answer(reply.response, self.host))
+        } else {
+            Err(self.judge_failure(reply.response, self.host).await)
+        }
+    }
+
+    fn answer(&self, response: Response, host: &Host) -> Answer {
+        Answer::new(response, host.to_string(), self.config.timeouts.clone())
+    }
+
+    async fn judge_failure(&self, response: Response, host: &Host) -> Setback {
+        let status = response.status();
+        let told = response
+            .headers()
+            .get(RETRY_AFTER)
+            .and_then(|value| value.to_str().ok()?.trim().parse().ok())
+            .map(Duration::from_secs);
+        let reason = refusal(response).await;
+        match status {
+            StatusCode::NOT_FOUND => Setback::Final(ImageError::NotFound {
+                reference: self.reference.to_string(),
+                host: host.to_string(),
+                reason,
+            }),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.denied(&reason),
+            StatusCode::TOO_MANY_REQUESTS => {
+                let wait = told.map_or_else(String::new, |wait| {
+                    format!("; it asks to wait {} s", wait.as_secs())
+                });
+                Setback::Passing(
+                    host.unavailable(format!("too many requests: {reason}{wait}")),
+                    told,
+                )
+            }
+            StatusCode::REQUEST_TIMEOUT => Setback::Passing(host.unavailable(reason), told),
+            status if status.is_server_error() => Setback::Passing(host.unavailable(reason), told),
+            _ => Setback::Final(host.unavailable(reason)),
+        }
+    }
+
+    fn denied(&self, reason: &str) -> Setback {
+        let hint = if self.gate.has_credentials() {
+            "the given credentials were not accepted"
+        } else {
+            "no credentials were given; the image may not exist or need some"
+        };
+        Setback::Final(ImageError::Unauthorized {
+            reference: self.reference.to_string(),
+            host: self.host.to_string(),
+            reason: format!("{reason}; {hint}"),
+        })
+    }
+}
+
+/// `host` or `host:port` of a URL, as references and configuration write it.
+fn authority(url: &Url) -> Option<String> {
+    let host = url.host_str()?;
+    Some(match url.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
+    })
+}
+
+/// The innermost cause of a transport error, in its own words: the outer ones name URLs, whose queries may be secret.
+pub(super) fn root_cause(error: &reqwest::Error) -> String {
+    let mut cause: &dyn Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    if std::ptr::eq(
+        std::ptr::from_ref(cause).cast::<()>(),
+        std::ptr::from_ref(error).cast::<()>(),
+    ) {
+        return "the connection failed".to_owned();
+    }
+    clip(&cause.to_string(), 160)
+}

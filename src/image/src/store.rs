@@ -1,0 +1,293 @@
+//! The images of this node: the one value that the rest of the server talks to.
+//!
+//! ```text
+//!  reads ───────────▶ Catalogue (immutable snapshot, no lock)
+//!  pull / import ───▶ layers unpacked aside ─▶ commit ─┐
+//!  remove ─────────────────────────────────────────────┼─▶ under `records`: disk, then database, then snapshot
+//!  last pin of a layer dropped ─▶ reaper ──────────────┘
+//! ```
+//!
+//! Order of things, so that a crash at any moment leaves a true record: a layer is on the disk (synced) before its row
+//! is in the database, and its row is gone before the layer is. A layer without a row is removed by the layer store at
+//! the next start; a row without an image is removed by [`Images::sweep`].
+
+mod commit;
+mod removal;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex as StdMutex};
+
+use arc_swap::ArcSwap;
+use state::{ChainId, ImageId, ImagesChange, ImagesContents, ImagesDb};
+use storage::LayerStore;
+use tokio::sync::{Mutex, Semaphore};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::catalogue::Catalogue;
+use crate::config::{ImagesConfig, RegistryConfig};
+use crate::error::ImageError;
+use crate::flight::Flights;
+use crate::image::{Image, ImageRecord};
+use crate::layers::{ImageLease, LayerTable, Pins};
+use crate::pull::{self, Prepared, PreparedLayers, PullKey, PullRequest};
+use crate::reference::Reference;
+use crate::registry::Registry;
+
+pub(crate) use commit::NewImage;
+
+/// Downloads of at least this many bytes are followed by giving memory back to the system.
+const TRIM_AFTER_BYTES: u64 = 4 << 20;
+
+/// The images of this node. Clones are the same images.
+#[derive(Clone)]
+pub struct Images {
+    pub(crate) inner: Arc<Inner>,
+    /// Ends with the last clone.
+    _reaper: Arc<AbortOnDropHandle<()>>,
+}
+
+impl std::fmt::Debug for Images {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Images")
+    }
+}
+
+/// What the images take on their file system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FsUsage {
+    /// A folder on that file system.
+    pub mountpoint: PathBuf,
+    /// Bytes that layers take.
+    pub bytes: u64,
+    /// Inodes that layers take.
+    pub inodes: u64,
+}
+
+/// What pulls, imports and removals share.
+pub(crate) struct Inner {
+    pub(crate) config: Arc<ImagesConfig>,
+    pub(crate) layers: LayerStore,
+    pub(crate) table: LayerTable,
+    pub(crate) catalogue: ArcSwap<Catalogue>,
+    pub(crate) registry: Registry,
+    pub(crate) layer_flights: Flights<ChainId, Result<Arc<Prepared>, ImageError>>,
+    pub(crate) prepared: PreparedLayers,
+    /// Node-wide room for layer downloads, given in the order of asking.
+    pub(crate) downloads: Semaphore,
+    pulls: Flights<PullKey, Result<Arc<Image>, ImageError>>,
+    db: ImagesDb,
+    /// Held by whoever changes the records, from looking to publishing.
+    records: Mutex<Records>,
+    /// Until the leases of a former run are taken again, nothing is unused.
+    swept: AtomicBool,
+    /// What the database holds and this server could not take up, to be deleted by the sweep.
+    stale: StdMutex<Vec<ImagesChange>>,
+    downloaded_since_trim: AtomicU64,
+}
+
+/// The layers that images keep on the disk.
+#[derive(Default)]
+struct Records {
+    pins: HashMap<ImageId, Pins>,
+}
+
+impl Images {
+    /// Takes up the images of the database. Has to be called inside a tokio runtime.
+    ///
+    /// Records that cannot be read, or whose layers are gone, are dropped and logged: such an image is pulled again.
+    /// Layers that nothing seems to use stay until [`Self::sweep`].
+    pub fn open(
+        config: ImagesConfig,
+        db: ImagesDb,
+        contents: ImagesContents,
+        layers: LayerStore,
+    ) -> Result<Self, ImageError> {
+        let config = Arc::new(config);
+        let pinned = config
+            .pinned
+            .iter()
+            .map(|name| Reference::parse(name).map(|reference| reference.identity()))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut stale = Vec::new();
+        let (present, gone): (Vec<_>, Vec<_>) = contents
+            .layers
+            .into_iter()
+            .partition(|row| layers.contains(&row.chain));
+        stale.extend(
+            gone.into_iter()
+                .map(|row| ImagesChange::DeleteLayer(row.chain)),
+        );
+        let table = LayerTable::new(present);
+        let mut catalogue = Catalogue::new(pinned);
+        let mut records = Records::default();
+        let mut names: HashMap<ImageId, Vec<String>> = HashMap::new();
+        for (reference, id) in contents.references {
+            names.entry(id).or_default().push(reference);
+        }
+        for (id, body, chains) in contents.images {
+            let record = match ImageRecord::from_body(id.clone(), &body, chains) {
+                Ok(record) => record,
+                Err(error) => {
+                    tracing::warn!(image = %id, %error, "dropping the record of an image");
+                    stale.push(ImagesChange::DeleteImage(id));
+                    continue;
+                }
+            };
+            let Some(pins) = table.pin_present(&record.layers) else {
+                tracing::warn!(image = %id, "dropping an image: layers of it are gone from the disk");
+                stale.push(ImagesChange::DeleteImage(id));
+                continue;
+            };
+            records.pins.insert(id.clone(), pins);
+            catalogue.insert(&record, &names.remove(&id).unwrap_or_default());
+        }
+        stale.extend(
+            names
+                .into_values()
+                .flatten()
+                .map(ImagesChange::DeleteReference),
+        );
+        let inner = Arc::new(Inner {
+            registry: Registry::new(Arc::clone(&config)),
+            downloads: Semaphore::new(config.parallel_layers.max(1)),
+            config,
+            layers,
+            table: table.clone(),
+            catalogue: ArcSwap::from_pointee(catalogue),
+            layer_flights: Flights::default(),
+            prepared: PreparedLayers::default(),
+            pulls: Flights::default(),
+            db,
+            records: Mutex::new(records),
+            swept: AtomicBool::new(false),
+            stale: StdMutex::new(stale),
+            downloaded_since_trim: AtomicU64::new(0),
+        });
+        let reaped = Arc::downgrade(&inner);
+        let reaper = tokio::spawn(async move {
+            loop {
+                table.unused().await;
+                let Some(inner) = reaped.upgrade() else {
+                    return;
+                };
+                let mut records = inner.records.lock().await;
+                if let Err(error) = inner.reap(&mut records).await {
+                    tracing::warn!(%error, "unused layers stay on the disk for now");
+                }
+            }
+        });
+        Ok(Self {
+            inner,
+            _reaper: Arc::new(AbortOnDropHandle::new(reaper)),
+        })
+    }
+
+    /// The image of this name or id: any spelling of a reference, an id, or the start of one (6 digits or more).
+    pub fn get(&self, name_or_id: &str) -> Option<Arc<Image>> {
+        self.inner.catalogue.load().find(name_or_id).cloned()
+    }
+
+    /// All images, by id.
+    pub fn list(&self) -> Vec<Arc<Image>> {
+        self.inner.catalogue.load().list()
+    }
+
+    /// Pulls an image, or joins a pull of the same reference with the same credentials that is under way. Dropping the
+    /// future gives up waiting; the pull ends when nobody waits for it.
+    pub async fn pull(&self, request: PullRequest) -> Result<Arc<Image>, ImageError> {
+        let reference = Reference::parse(&request.reference)?;
+        let what = format!("the pull of {reference}");
+        let key = PullKey {
+            reference: reference.identity(),
+            credentials: request.credentials.clone(),
+        };
+        let ticket = self.inner.pulls.join(key, || {
+            let inner = Arc::clone(&self.inner);
+            async move {
+                let result = pull::run(Arc::clone(&inner), reference, request.credentials).await;
+                inner.trim_memory();
+                result
+            }
+        });
+        let result = match request.deadline {
+            None => ticket.wait().await,
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), ticket.wait())
+                .await
+                .map_err(|_| ImageError::Deadline { what: what.clone() })?,
+        };
+        result.unwrap_or(Err(ImageError::Interrupted { what }))
+    }
+
+    /// Removes an image with all its names; an image that is not here is removed already. Its layers go with it,
+    /// except those that other images, leases or pulls need.
+    pub async fn remove(&self, name_or_id: &str) -> Result<(), ImageError> {
+        let inner = Arc::clone(&self.inner);
+        let name_or_id = name_or_id.to_owned();
+        // A caller that gives up halfway must not leave the snapshot behind the database.
+        let task = tokio::spawn(async move { inner.remove(&name_or_id).await });
+        task.await
+            .unwrap_or_else(|_| Err(ImageError::interrupted("the removal of an image")))
+    }
+
+    /// Keeps the layers of an image on the disk, whatever becomes of the image. `None` if there is no such image.
+    pub fn lease(&self, id: &ImageId) -> Option<ImageLease> {
+        let catalogue = self.inner.catalogue.load();
+        let image = catalogue.by_id(id)?;
+        self.lease_layers(&image.layers)
+    }
+
+    /// Takes a lease of a former run again, by its layers, whether or not their image still exists. To be called
+    /// before [`Self::sweep`]. `None` if one of them is gone.
+    pub fn lease_layers(&self, layers: &[ChainId]) -> Option<ImageLease> {
+        self.inner.table.pin_present(layers).map(ImageLease::new)
+    }
+
+    /// From now on layers that nothing uses are removed, those left over by a former run first. To be called once all
+    /// leases of running containers are taken.
+    pub async fn sweep(&self) -> Result<(), ImageError> {
+        self.inner.swept.store(true, Ordering::SeqCst);
+        let mut records = self.inner.records.lock().await;
+        self.inner.delete_stale().await?;
+        self.inner.reap(&mut records).await
+    }
+
+    /// Replaces the settings of all registries, for pulls that start from now on.
+    pub fn set_registries(&self, registries: BTreeMap<String, RegistryConfig>) {
+        self.inner.registry.set_registries(registries);
+    }
+
+    /// What images take on the disk. Costs nothing.
+    pub fn usage(&self) -> FsUsage {
+        let usage = self.inner.layers.usage();
+        FsUsage {
+            mountpoint: self.inner.config.root.clone(),
+            bytes: usage.bytes,
+            inodes: usage.inodes,
+        }
+    }
+}
+
+impl Inner {
+    /// Makes a changed copy of the catalogue the current one. The caller holds the lock on the records.
+    fn publish(&self, change: impl FnOnce(&mut Catalogue)) {
+        let mut next = Catalogue::clone(&self.catalogue.load());
+        change(&mut next);
+        self.catalogue.store(Arc::new(next));
+    }
+
+    /// Notes bytes that passed through memory.
+    pub(crate) fn count_download(&self, bytes: u64) {
+        self.downloaded_since_trim
+            .fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Gives back to the system what large downloads left in the allocator.
+    pub(crate) fn trim_memory(&self) {
+        if self.downloaded_since_trim.load(Ordering::Relaxed) >= TRIM_AFTER_BYTES {
+            self.downloaded_since_trim.store(0, Ordering::Relaxed);
+            tokio::task::spawn_blocking(sys::memory::trim);
+        }
+    }
+}

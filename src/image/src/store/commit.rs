@@ -1,0 +1,169 @@
+//! Making an image of layers that are ready, and giving names to one: disk, then database, then snapshot.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use state::{ChainId, Digest, ImageId, ImagesChange, LayerRow};
+
+use crate::catalogue::record_of;
+use crate::error::ImageError;
+use crate::image::{Image, ImageRecord, ParsedConfig};
+use crate::layers::Pins;
+use crate::pull::Prepared;
+
+use super::Inner;
+
+/// An image all of whose layers are on the disk or unpacked.
+pub(crate) struct NewImage {
+    pub(crate) id: ImageId,
+    pub(crate) manifest_digest: Option<Digest>,
+    pub(crate) raw_config: Bytes,
+    pub(crate) config: ParsedConfig,
+    /// Of all its layers, lowest first.
+    pub(crate) pins: Pins,
+    /// Those that are not on the disk yet, lowest first.
+    pub(crate) prepared: Vec<Arc<Prepared>>,
+    /// Normal references.
+    pub(crate) references: Vec<String>,
+}
+
+impl Inner {
+    /// Makes an image of a node out of layers that are ready: all or nothing, and never cancelled halfway.
+    pub(crate) async fn commit(self: &Arc<Self>, new: NewImage) -> Result<Arc<Image>, ImageError> {
+        let inner = Arc::clone(self);
+        let what = format!("image {}", new.id);
+        tokio::spawn(async move { inner.commit_locked(new).await })
+            .await
+            .unwrap_or_else(|_| Err(ImageError::Interrupted { what }))
+    }
+
+    async fn commit_locked(self: Arc<Self>, new: NewImage) -> Result<Arc<Image>, ImageError> {
+        let what = format!("image {}", new.id);
+        let mut records = self.records.lock().await;
+        let mut folders = Vec::with_capacity(new.prepared.len());
+        for layer in &new.prepared {
+            // Another image that shares the layer may have been faster.
+            if self.table.is_present(&layer.chain) {
+                continue;
+            }
+            let unpacked = layer.take().ok_or_else(|| {
+                ImageError::interrupted(format!("the commit of layer {}", layer.chain))
+            })?;
+            folders.push((unpacked, layer.chain.clone(), layer.parent.clone()));
+        }
+        let rows = if folders.is_empty() {
+            Vec::new()
+        } else {
+            let layers = self.layers.clone();
+            tokio::task::spawn_blocking(move || layers.commit(folders))
+                .await
+                .map_err(|_| ImageError::interrupted(format!("the commit of {what}")))?
+                .map_err(|error| ImageError::storage(&what, error))?
+        };
+        let fresh: HashMap<&ChainId, u64> = rows
+            .iter()
+            .map(|row| (&row.chain, row.size_bytes))
+            .collect();
+        let size_bytes = new
+            .pins
+            .chains()
+            .iter()
+            .map(|chain| {
+                fresh
+                    .get(chain)
+                    .copied()
+                    .unwrap_or_else(|| self.table.size_bytes(chain))
+            })
+            .fold(new.raw_config.len() as u64, u64::saturating_add);
+        let record = ImageRecord {
+            id: new.id,
+            layers: new.pins.chains().to_vec(),
+            size_bytes,
+            config: Arc::new(new.config.run),
+            manifest_digest: new.manifest_digest,
+            raw_config: new.raw_config,
+        };
+        if let Err(error) = self.record(&record, &rows, &new.references).await {
+            for row in &rows {
+                self.remove_layer(&row.chain).await;
+            }
+            return Err(error);
+        }
+        self.table.put_back(rows);
+        // In this order: the old pins of an image that is renewed must not be its layers' last.
+        let before = records.pins.insert(record.id.clone(), new.pins);
+        drop(before);
+        self.publish(|catalogue| catalogue.insert(&record, &new.references));
+        self.catalogue
+            .load()
+            .by_id(&record.id)
+            .cloned()
+            .ok_or_else(|| ImageError::interrupted(what))
+    }
+
+    /// Writes an image, its new layers and its names, all or nothing.
+    async fn record(
+        &self,
+        record: &ImageRecord,
+        rows: &[LayerRow],
+        references: &[String],
+    ) -> Result<(), ImageError> {
+        let mut changes: Vec<ImagesChange> =
+            rows.iter().cloned().map(ImagesChange::PutLayer).collect();
+        changes.push(ImagesChange::PutImage {
+            id: record.id.clone(),
+            body: record.to_body()?,
+            layers: record.layers.clone(),
+        });
+        changes.extend(
+            references
+                .iter()
+                .map(|reference| ImagesChange::PutReference {
+                    reference: reference.clone(),
+                    image: record.id.clone(),
+                }),
+        );
+        Ok(self.db.write(changes).await?)
+    }
+
+    /// Gives an image that is here more names. `None` if it is not here any more.
+    pub(crate) async fn add_names(
+        self: &Arc<Self>,
+        id: &ImageId,
+        references: Vec<String>,
+    ) -> Result<Option<Arc<Image>>, ImageError> {
+        let (inner, id) = (Arc::clone(self), id.clone());
+        tokio::spawn(async move {
+            let _records = inner.records.lock().await;
+            let catalogue = inner.catalogue.load_full();
+            let Some(image) = catalogue.by_id(&id) else {
+                return Ok(None);
+            };
+            let missing: Vec<String> = references
+                .into_iter()
+                .filter(|name| {
+                    catalogue
+                        .by_reference(name)
+                        .is_none_or(|named| named.id != id)
+                })
+                .collect();
+            if missing.is_empty() {
+                return Ok(Some(Arc::clone(image)));
+            }
+            let changes = missing
+                .iter()
+                .map(|name| ImagesChange::PutReference {
+                    reference: name.clone(),
+                    image: id.clone(),
+                })
+                .collect();
+            inner.db.write(changes).await?;
+            let record = record_of(image);
+            inner.publish(|catalogue| catalogue.insert(&record, &missing));
+            Ok(inner.catalogue.load().by_id(&id).cloned())
+        })
+        .await
+        .unwrap_or_else(|_| Err(ImageError::interrupted("naming an image")))
+    }
+}

@@ -1,0 +1,82 @@
+//! Forgetting images, and removing the layers that nothing needs: database, then snapshot, then disk.
+
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+use state::{ChainId, ImagesChange};
+
+use crate::error::ImageError;
+
+use super::{Inner, Records};
+
+impl Inner {
+    pub(super) async fn remove(&self, name_or_id: &str) -> Result<(), ImageError> {
+        let mut records = self.records.lock().await;
+        let catalogue = self.catalogue.load_full();
+        let Some(image) = catalogue.find(name_or_id) else {
+            return Ok(());
+        };
+        let id = &image.id;
+        let mut changes = vec![ImagesChange::DeleteImage(id.clone())];
+        changes.extend(
+            catalogue
+                .references_of(id)
+                .cloned()
+                .map(ImagesChange::DeleteReference),
+        );
+        self.db.write(changes).await?;
+        self.publish(|catalogue| catalogue.remove(id));
+        records.pins.remove(id);
+        self.reap(&mut records).await
+    }
+
+    /// Deletes what the database held and was not taken up, unless a pull has brought it back since.
+    pub(super) async fn delete_stale(&self) -> Result<(), ImageError> {
+        let mut stale =
+            std::mem::take(&mut *self.stale.lock().unwrap_or_else(PoisonError::into_inner));
+        let catalogue = self.catalogue.load_full();
+        stale.retain(|change| match change {
+            ImagesChange::DeleteImage(id) => catalogue.by_id(id).is_none(),
+            ImagesChange::DeleteReference(name) => catalogue.by_reference(name).is_none(),
+            ImagesChange::DeleteLayer(chain) => !self.table.is_present(chain),
+            _ => false,
+        });
+        Ok(self.db.write(stale).await?)
+    }
+
+    /// Removes the layers that nothing needs. The caller holds the lock on the records.
+    pub(super) async fn reap(&self, _records: &mut Records) -> Result<(), ImageError> {
+        if !self.swept.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let rows = self.table.take_unused();
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let changes = rows
+            .iter()
+            .map(|row| ImagesChange::DeleteLayer(row.chain.clone()))
+            .collect();
+        if let Err(error) = self.db.write(changes).await {
+            self.table.put_back(rows);
+            return Err(error.into());
+        }
+        for row in &rows {
+            self.remove_layer(&row.chain).await;
+        }
+        Ok(())
+    }
+
+    /// A layer that will not go is left to the next start, which finds it without a row.
+    pub(super) async fn remove_layer(&self, chain: &ChainId) {
+        let (layers, chain) = (self.layers.clone(), chain.clone());
+        let removal = tokio::task::spawn_blocking(move || {
+            if let Err(error) = layers.remove(&chain) {
+                tracing::warn!(layer = %chain, %error, "a layer stays on the disk until the next start");
+            }
+        });
+        if removal.await.is_err() {
+            tracing::warn!("the removal of a layer was interrupted");
+        }
+    }
+}

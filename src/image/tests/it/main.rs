@@ -1,0 +1,20 @@
+//! Images end to end: pulled from a real registry and from one that misbehaves, imported, exported, removed. Needs root
+//! (layers have owners and device nodes), Debian's `docker-registry` and `skopeo`. Everything is on 127.0.0.1 and in
+//! temporary folders.
+
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+// The name that the rest of the workspace knows the crate by.
+extern crate pintle_image as image;
+
+mod archives;
+mod authentication;
+mod bad_registry;
+mod disk_full;
+mod faulty;
+mod node;
+mod published;
+mod pulls;
+mod real_registry;
+mod records;
+mod tls;

@@ -1,0 +1,445 @@
+//! The store of layers.
+//!
+//! A layer goes through three states: being unpacked (a directory in `tmp/`, owned by an [`Unpacked`]), committed (renamed
+//! into place, on the disk, in the index), removed (out of the index, back in `tmp/`, being deleted).
+
+use std::{
+    collections::HashMap,
+    fmt,
+    fs::{self, File, Permissions},
+    io::{Read, Write},
+    os::{fd::OwnedFd, unix::fs::PermissionsExt},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use rustix::fs::{CWD, Mode, OFlags};
+use state::{ChainId, DiffId, LayerRow};
+
+use crate::{
+    Compression, StorageError, UnpackLimits, Usage, adopt, export, pipeline, recipe,
+    removal::{Trash, fresh_name},
+    unpack,
+};
+
+/// What a file system allots at a time.
+const BLOCK_BYTES: u64 = 4096;
+
+/// The store. Clones are one store.
+#[derive(Clone)]
+pub struct LayerStore {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) root: PathBuf,
+    pub(crate) trash: Trash,
+    index: Mutex<Index>,
+    /// Held while layers are committed, so that two pulls that share a layer do not both put it in its place.
+    committing: Mutex<()>,
+}
+
+#[derive(Default)]
+struct Index {
+    rows: HashMap<ChainId, LayerRow>,
+    usage: Usage,
+}
+
+impl Index {
+    fn insert(&mut self, row: LayerRow) {
+        self.usage += Usage {
+            bytes: row.size_bytes,
+            inodes: row.inodes,
+        };
+        self.rows.insert(row.chain.clone(), row);
+    }
+
+    fn remove(&mut self, chain: &ChainId) -> Option<LayerRow> {
+        let row = self.rows.remove(chain)?;
+        self.usage.bytes = self.usage.bytes.saturating_sub(row.size_bytes);
+        self.usage.inodes = self.usage.inodes.saturating_sub(row.inodes);
+        Some(row)
+    }
+}
+
+/// A layer that was unpacked, but is not in the store yet. Dropped, it is deleted.
+pub struct Unpacked {
+    /// The digest of its tar. The caller compares it with the one it expected.
+    pub diff: DiffId,
+    /// Bytes of disk space it takes.
+    pub size_bytes: u64,
+    /// Inodes it takes.
+    pub inodes: u64,
+    implied: Vec<Vec<u8>>,
+    dir: TempDir,
+}
+
+impl fmt::Debug for Unpacked {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "Unpacked({} in {})",
+            self.diff,
+            self.dir.path.display()
+        )
+    }
+}
+
+/// A directory in `tmp/` that is deleted when this is dropped.
+struct TempDir {
+    path: PathBuf,
+    trash: Trash,
+}
+
+impl TempDir {
+    fn layer(&self) -> PathBuf {
+        self.path.join("layer")
+    }
+
+    fn recipe(&self) -> PathBuf {
+        self.path.join("recipe")
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        self.trash.delete(std::mem::take(&mut self.path));
+    }
+}
+
+fn make_dir(path: &Path) -> Result<(), StorageError> {
+    fs::create_dir_all(path).map_err(StorageError::io("create", path))
+}
+
+impl LayerStore {
+    /// Opens the store in the directory `root`, making it if needed. `known` are the layers that the images database has.
+    ///
+    /// What is on the disk but not known is deleted, in the background, as is what a former run left in `tmp/`. What is
+    /// known but not on the disk is not in the store: [`Self::contains`] tells. Blocks; meant for the start of the server.
+    pub fn open(root: &Path, known: &[LayerRow]) -> Result<Self, StorageError> {
+        make_dir(root)?;
+        // Layers hold setuid programs with known holes, and other people's data.
+        fs::set_permissions(root, Permissions::from_mode(0o700))
+            .map_err(StorageError::io("set the permissions of", root))?;
+        for dir in [
+            "layers",
+            "recipes",
+            "containers",
+            "tmp",
+            "empty/0",
+            "empty/1",
+        ] {
+            make_dir(&root.join(dir))?;
+        }
+        let inner = Inner {
+            root: root.to_owned(),
+            trash: Trash::open(&root.join("tmp"))?,
+            index: Mutex::default(),
+            committing: Mutex::default(),
+        };
+        let mut known: HashMap<&str, &LayerRow> =
+            known.iter().map(|row| (row.chain.hex(), row)).collect();
+        let mut index = Index::default();
+        inner.sweep_dir("layers", |name| match known.remove(name) {
+            Some(row) => {
+                index.insert(row.clone());
+                true
+            }
+            None => false,
+        })?;
+        let names: std::collections::HashSet<String> = index
+            .rows
+            .keys()
+            .map(|chain| chain.hex().to_owned())
+            .collect();
+        inner.sweep_dir("recipes", |name| names.contains(name))?;
+        for row in known.values() {
+            tracing::warn!(layer = %row.chain, "a layer is gone from the disk");
+        }
+        *inner.index() = index;
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// The directory that the store is in.
+    pub fn root(&self) -> &Path {
+        &self.inner.root
+    }
+
+    /// Whether a layer is in the store.
+    pub fn contains(&self, chain: &ChainId) -> bool {
+        self.inner.index().rows.contains_key(chain)
+    }
+
+    /// The directory of a layer, whether it is there or not.
+    pub fn path(&self, chain: &ChainId) -> PathBuf {
+        self.inner.layer_dir(chain)
+    }
+
+    /// What all layers take. Costs nothing.
+    pub fn usage(&self) -> Usage {
+        self.inner.index().usage
+    }
+
+    /// Unpacks a layer, hashing its tar in the same pass. Blocks, reading `reader` to its end on the calling thread while
+    /// another writes the files. What it needs of the layers below it gets at [`Self::commit`], so layers of one image can
+    /// be unpacked at the same time, in any order.
+    ///
+    /// An error of `reader` comes back as [`StorageError::Read`]; `reader` can so also be told to stop.
+    pub fn unpack(
+        &self,
+        reader: impl Read,
+        compression: Compression,
+        limits: &UnpackLimits,
+    ) -> Result<Unpacked, StorageError> {
+        let dir = TempDir {
+            path: self.inner.root.join("tmp").join(fresh_name("layer")),
+            trash: self.inner.trash.clone(),
+        };
+        let layer = dir.layer();
+        make_dir(&layer)?;
+        fs::set_permissions(&layer, Permissions::from_mode(0o755))
+            .map_err(StorageError::io("set the permissions of", &layer))?;
+        let root = open_dir(&layer)?;
+        let kept = recipe::kept_in(&dir.recipe());
+        make_dir(&kept)?;
+        let kept = open_dir(&kept)?;
+        let recipe = recipe::file_in(&dir.recipe());
+        let file = File::create_new(&recipe).map_err(StorageError::io("create", &recipe))?;
+        let (filled, diff) = pipeline::run(reader, compression, limits, |tar| {
+            unpack::unpack(tar, root, kept, file, limits)
+        })?;
+        let mut usage = filled.usage;
+        let recipe = fs::metadata(&recipe).map_err(StorageError::io("look at", &recipe))?;
+        // The recipe itself, and the two directories around it.
+        usage += Usage {
+            bytes: recipe.len().next_multiple_of(BLOCK_BYTES) + 2 * BLOCK_BYTES,
+            inodes: 3,
+        };
+        Ok(Unpacked {
+            diff,
+            size_bytes: usage.bytes,
+            inodes: usage.inodes,
+            implied: filled.implied,
+            dir,
+        })
+    }
+
+    /// Makes layers part of the store: each with its chain id and that of the layer below it, which must be in the store
+    /// or earlier in the list. When this returns they outlive a loss of power. All or none; blocks for one `syncfs`.
+    ///
+    /// A layer that is in the store already stays as it is. The rows are for the images database, in the order given.
+    pub fn commit(
+        &self,
+        layers: Vec<(Unpacked, ChainId, Option<ChainId>)>,
+    ) -> Result<Vec<LayerRow>, StorageError> {
+        self.inner.commit(layers)
+    }
+
+    /// Takes a layer out of the store. It is gone at once, and deleted in the background. One that is not there is fine.
+    /// The caller knows that nothing uses it.
+    pub fn remove(&self, chain: &ChainId) -> Result<(), StorageError> {
+        self.inner.index().remove(chain);
+        self.inner.discard(chain)
+    }
+
+    /// Writes a layer's tar, uncompressed, bit for bit as it was, and returns the digest of what was written: the layer's
+    /// diff id, unless the layer on the disk was tampered with.
+    pub fn export_layer(
+        &self,
+        chain: &ChainId,
+        writer: impl Write,
+    ) -> Result<DiffId, StorageError> {
+        if !self.contains(chain) {
+            return Err(StorageError::NoSuchLayer {
+                chain: chain.clone(),
+            });
+        }
+        export::export(
+            chain,
+            &self.inner.layer_dir(chain),
+            &self.inner.recipe(chain),
+            writer,
+        )
+    }
+
+    /// Waits until everything that was removed so far is deleted. Blocks.
+    pub fn settle(&self) {
+        self.inner.trash.settle();
+    }
+
+    pub(crate) fn inner(&self) -> &Inner {
+        &self.inner
+    }
+}
+
+impl fmt::Debug for LayerStore {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "LayerStore({})", self.inner.root.display())
+    }
+}
+
+impl Inner {
+    fn index(&self) -> MutexGuard<'_, Index> {
+        // Nothing panics while it is half changed.
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn layer_dir(&self, chain: &ChainId) -> PathBuf {
+        self.root.join("layers").join(chain.hex())
+    }
+
+    fn recipe(&self, chain: &ChainId) -> PathBuf {
+        self.root.join("recipes").join(chain.hex())
+    }
+
+    fn discard(&self, chain: &ChainId) -> Result<(), StorageError> {
+        self.trash.put(&self.recipe(chain))?;
+        self.trash.put(&self.layer_dir(chain))
+    }
+
+    /// Deletes what is in a directory of the store and not to be kept.
+    pub(crate) fn sweep_dir(
+        &self,
+        dir: &str,
+        mut keep: impl FnMut(&str) -> bool,
+    ) -> Result<(), StorageError> {
+        let dir = self.root.join(dir);
+        for entry in fs::read_dir(&dir).map_err(StorageError::io("list", &dir))? {
+            let entry = entry.map_err(StorageError::io("list", &dir))?;
+            if !entry.file_name().to_str().is_some_and(&mut keep) {
+                self.trash.put(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The directories of layers, in the order given.
+    pub(crate) fn layer_dirs<'a>(
+        &self,
+        chains: impl Iterator<Item = &'a ChainId>,
+    ) -> Result<Vec<PathBuf>, StorageError> {
+        let index = self.index();
+        chains
+            .map(|chain| match index.rows.get(chain) {
+                Some(_) => Ok(self.layer_dir(chain)),
+                None => Err(StorageError::NoSuchLayer {
+                    chain: chain.clone(),
+                }),
+            })
+            .collect()
+    }
+
+    fn commit(
+        &self,
+        layers: Vec<(Unpacked, ChainId, Option<ChainId>)>,
+    ) -> Result<Vec<LayerRow>, StorageError> {
+        let _committing = self
+            .committing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut rows = Vec::with_capacity(layers.len());
+        let mut fresh: Vec<LayerRow> = Vec::with_capacity(layers.len());
+        let placed = layers
+            .into_iter()
+            .try_for_each(|(unpacked, chain, parent)| {
+                let there = self.index().rows.get(&chain).cloned();
+                let there = there.or_else(|| fresh.iter().find(|row| row.chain == chain).cloned());
+                if let Some(row) = there {
+                    rows.push(row);
+                    return Ok(());
+                }
+                let row = LayerRow {
+                    chain,
+                    diff: unpacked.diff.clone(),
+                    parent,
+                    size_bytes: unpacked.size_bytes,
+                    inodes: unpacked.inodes,
+                };
+                self.place(&unpacked, &row, &fresh)?;
+                fresh.push(row.clone());
+                rows.push(row);
+                Ok(())
+            });
+        let synced = placed.and_then(|()| {
+            if fresh.is_empty() {
+                Ok(())
+            } else {
+                self.sync()
+            }
+        });
+        if let Err(error) = synced {
+            for row in &fresh {
+                if let Err(error) = self.discard(&row.chain) {
+                    // It has no row, so the next start sweeps it.
+                    tracing::warn!(layer = %row.chain, %error, "cannot take back a layer");
+                }
+            }
+            return Err(error);
+        }
+        let mut index = self.index();
+        for row in fresh {
+            index.insert(row);
+        }
+        Ok(rows)
+    }
+
+    /// Moves a layer to its place.
+    fn place(
+        &self,
+        unpacked: &Unpacked,
+        row: &LayerRow,
+        fresh: &[LayerRow],
+    ) -> Result<(), StorageError> {
+        let parents = self.parents(row.parent.as_ref(), fresh)?;
+        let layer = unpacked.dir.layer();
+        adopt::adopt(&layer, &unpacked.implied, &parents)?;
+        let place = self.layer_dir(&row.chain);
+        // Something without a row could be there if a former commit could not be taken back.
+        self.discard(&row.chain)?;
+        let (from, to) = (unpacked.dir.recipe(), self.recipe(&row.chain));
+        fs::rename(&from, &to).map_err(StorageError::io("move into place", &to))?;
+        fs::rename(&layer, &place).map_err(StorageError::io("move into place", &place))
+    }
+
+    /// The directories of a layer and all layers below it, topmost first.
+    fn parents(
+        &self,
+        top: Option<&ChainId>,
+        fresh: &[LayerRow],
+    ) -> Result<Vec<PathBuf>, StorageError> {
+        let index = self.index();
+        let mut dirs = Vec::new();
+        let mut next = top;
+        while let Some(chain) = next {
+            let row = fresh
+                .iter()
+                .find(|row| row.chain == *chain)
+                .or_else(|| index.rows.get(chain));
+            let Some(row) = row else {
+                return Err(StorageError::NoSuchLayer {
+                    chain: chain.clone(),
+                });
+            };
+            dirs.push(self.layer_dir(chain));
+            next = row.parent.as_ref();
+        }
+        Ok(dirs)
+    }
+
+    /// Writes everything to the disk: files, directories and the renames.
+    fn sync(&self) -> Result<(), StorageError> {
+        let root = open_dir(&self.root)?;
+        rustix::fs::syncfs(root).map_err(StorageError::io("sync the file system of", &self.root))
+    }
+}
+
+pub(crate) fn open_dir(path: &Path) -> Result<OwnedFd, StorageError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(StorageError::io("open", path))
+}
+
+#[cfg(test)]
+#[path = "layers_tests.rs"]
+mod tests;

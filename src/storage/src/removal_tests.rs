@@ -1,0 +1,86 @@
+//! Tests of [`super`].
+
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::{fs, os::unix::fs::symlink};
+
+use rustix::fs::CWD;
+
+use super::*;
+use crate::usage::measure;
+
+/// Makes directories below each other, deeper than any path can be.
+fn deep_chain(dir: &Path, depth: usize) {
+    let name = "d".repeat(100);
+    let mut current = rustix::fs::openat(CWD, dir, OFlags::PATH, Mode::empty()).unwrap();
+    for _ in 0..depth {
+        rustix::fs::mkdirat(&current, &name, Mode::RWXU).unwrap();
+        let file = OFlags::CREATE | OFlags::WRONLY;
+        rustix::fs::openat(&current, "f", file, Mode::RWXU).unwrap();
+        current = rustix::fs::openat(&current, &name, OFlags::PATH, Mode::empty()).unwrap();
+    }
+}
+
+#[test]
+fn trees_deeper_than_any_path() {
+    let dir = tempfile::tempdir().unwrap();
+    let trash = dir.path().join("trash");
+    fs::create_dir(&trash).unwrap();
+    let tree = dir.path().join("tree");
+    fs::create_dir(&tree).unwrap();
+    deep_chain(&tree, 300);
+    // The directory itself, and a file and a directory at each depth.
+    assert_eq!(measure(&tree).unwrap().inodes, 601);
+    fs::create_dir_all(tree.join("a/b")).unwrap();
+    fs::create_dir_all(tree.join("z/b")).unwrap();
+    assert_eq!(measure(&tree).unwrap().inodes, 605);
+    let trash = Trash::open(&trash).unwrap();
+    trash.put(&tree).unwrap();
+    trash.settle();
+    assert!(!tree.exists());
+    assert_eq!(fs::read_dir(dir.path().join("trash")).unwrap().count(), 0);
+}
+
+#[test]
+fn links_are_not_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    let outside = dir.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("file"), vec![7; 100_000]).unwrap();
+    let tree = dir.path().join("tree");
+    fs::create_dir_all(tree.join("sub")).unwrap();
+    symlink(&outside, tree.join("sub/link")).unwrap();
+    symlink(outside.join("file"), tree.join("link")).unwrap();
+    assert_eq!(measure(&tree).unwrap().inodes, 4);
+    assert!(measure(&tree).unwrap().bytes < 50_000);
+    let top = rustix::fs::openat(CWD, dir.path(), OFlags::PATH, Mode::empty()).unwrap();
+    remove_at(top.as_fd(), b"tree").unwrap();
+    assert!(!tree.exists());
+    assert!(outside.join("file").exists());
+    // Of a link it is the link that goes.
+    symlink(&outside, dir.path().join("link")).unwrap();
+    remove_at(top.as_fd(), b"link").unwrap();
+    assert!(!dir.path().join("link").is_symlink());
+    assert!(outside.join("file").exists());
+    remove_at(top.as_fd(), b"never-there").unwrap();
+}
+
+#[test]
+fn files_of_several_names_count_once() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("one"), vec![7; 8192]).unwrap();
+    let alone = measure(dir.path()).unwrap();
+    fs::hard_link(dir.path().join("one"), dir.path().join("two")).unwrap();
+    assert_eq!(measure(dir.path()).unwrap(), alone);
+    assert_eq!(alone.inodes, 2);
+}
+
+#[test]
+fn leftovers_are_deleted_at_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir_all(dir.path().join("a/b/c")).unwrap();
+    fs::write(dir.path().join("file"), "").unwrap();
+    let trash = Trash::open(dir.path()).unwrap();
+    trash.settle();
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}

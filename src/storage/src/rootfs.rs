@@ -1,0 +1,176 @@
+//! Root file systems of containers: layers below, a writable directory on top, joined by an overlay.
+//!
+//! The overlays are `volatile`: the kernel syncs nothing of what a container writes, not even when it is unmounted (which
+//! would sync the whole disk, for seconds at times). A container's changes die with it and never outlive a crash of the
+//! machine, so nothing is lost: [`LayerStore::sweep_containers`] throws away what a former boot left.
+
+use std::{
+    fs::{self, Permissions},
+    io,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use state::ChainId;
+use sys::mount::{OverlayMount, UpperDirs};
+
+use crate::{LayerStore, StorageError, Usage, tree, usage};
+
+/// How many directories below the writable one an overlay takes.
+const MIN_LOWER_READONLY: usize = 2;
+
+/// A way to make root file systems out of layers.
+pub trait Rootfs: Send + Sync {
+    /// Mounts the layers (lowest first; there may be none) at the directory `target`, with a writable layer for the
+    /// container, or read-only without one: then not even a mount point can be made in it.
+    fn mount(
+        &self,
+        container: &str,
+        layers: &[ChainId],
+        target: &Path,
+        readonly: bool,
+    ) -> Result<(), StorageError>;
+
+    /// Unmounts it and deletes the writable layer, in the background. What is not there is fine.
+    fn unmount(&self, container: &str, target: &Path) -> Result<(), StorageError>;
+
+    /// What the container's writable layer takes. Walks through it, so it takes as long as the container has files.
+    fn writable_usage(&self, container: &str) -> Result<Usage, StorageError>;
+}
+
+impl Rootfs for LayerStore {
+    fn mount(
+        &self,
+        container: &str,
+        layers: &[ChainId],
+        target: &Path,
+        readonly: bool,
+    ) -> Result<(), StorageError> {
+        let dir = self.container_dir(container)?;
+        let lower = self.lower(layers, readonly)?;
+        if readonly {
+            return mount_overlay(container, &lower, None, target);
+        }
+        match fs::create_dir(&dir) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(StorageError::ContainerExists {
+                    container: container.to_owned(),
+                });
+            }
+            Err(error) => return Err(StorageError::io("create", &dir)(error)),
+        }
+        let (upper, work) = (dir.join("upper"), dir.join("work"));
+        let upper_dirs = UpperDirs {
+            upper: &upper,
+            work: &work,
+        };
+        make_upper(upper_dirs, lower.first())
+            .and_then(|()| mount_overlay(container, &lower, Some(upper_dirs), target))
+            .inspect_err(|_| {
+                if let Err(error) = self.inner().trash.put(&dir) {
+                    tracing::warn!(container, %error, "cannot delete a writable layer");
+                }
+            })
+    }
+
+    fn unmount(&self, container: &str, target: &Path) -> Result<(), StorageError> {
+        let dir = self.container_dir(container)?;
+        sys::mount::unmount(target).map_err(|source| StorageError::Mount {
+            container: container.to_owned(),
+            source,
+        })?;
+        self.inner().trash.put(&dir)
+    }
+
+    fn writable_usage(&self, container: &str) -> Result<Usage, StorageError> {
+        usage::measure(&self.container_dir(container)?.join("upper"))
+    }
+}
+
+impl LayerStore {
+    /// Deletes the writable layers of all containers that are not to be kept, those of a former boot for instance.
+    pub fn sweep_containers(&self, keep: impl Fn(&str) -> bool) -> Result<(), StorageError> {
+        self.inner().sweep_dir("containers", keep)
+    }
+
+    fn container_dir(&self, container: &str) -> Result<PathBuf, StorageError> {
+        // Ids are made by the engine; still no text of any origin leads out of here.
+        let sound = !container.is_empty()
+            && container.len() <= 128
+            && container
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+        if sound {
+            Ok(self.root().join("containers").join(container))
+        } else {
+            Err(StorageError::BadContainerId {
+                container: container.chars().take(128).collect(),
+            })
+        }
+    }
+
+    /// The directories below the writable one, topmost first.
+    fn lower(&self, layers: &[ChainId], readonly: bool) -> Result<Vec<PathBuf>, StorageError> {
+        let mut lower = self.inner().layer_dirs(layers.iter().rev())?;
+        // A layer whose root is opaque hides all layers below, which the overlay itself does not see of a root.
+        if let Some(opaque) = lower.iter().position(|dir| is_opaque(dir)) {
+            lower.truncate(opaque + 1);
+        }
+        let wanted = if readonly { MIN_LOWER_READONLY } else { 1 };
+        for spare in 0..wanted.saturating_sub(lower.len()) {
+            lower.push(self.root().join("empty").join(spare.to_string()));
+        }
+        Ok(lower)
+    }
+}
+
+fn mount_overlay(
+    container: &str,
+    lower: &[PathBuf],
+    upper: Option<UpperDirs<'_>>,
+    target: &Path,
+) -> Result<(), StorageError> {
+    sys::mount::overlay(&OverlayMount {
+        lower,
+        upper,
+        target,
+        volatile: true,
+        readonly: upper.is_none(),
+    })
+    .map_err(|source| StorageError::Mount {
+        container: container.to_owned(),
+        source,
+    })
+}
+
+/// Makes the two directories of the writable side. The upper one is what the container sees as its root directory, so it
+/// gets owner and permissions of the root of the topmost layer.
+fn make_upper(dirs: UpperDirs<'_>, model: Option<&PathBuf>) -> Result<(), StorageError> {
+    for dir in [dirs.upper, dirs.work] {
+        fs::create_dir(dir).map_err(StorageError::io("create", dir))?;
+    }
+    let (mut owner, mut mode) = ((0, 0), 0o755);
+    if let Some(model) = model {
+        let found = fs::metadata(model).map_err(StorageError::io("look at", model))?;
+        owner = (found.uid(), found.gid());
+        mode = found.mode() & 0o7777;
+    }
+    let upper = dirs.upper;
+    if owner != (0, 0) {
+        std::os::unix::fs::chown(upper, Some(owner.0), Some(owner.1))
+            .map_err(StorageError::io("set the owner of", upper))?;
+    }
+    fs::set_permissions(upper, Permissions::from_mode(mode))
+        .map_err(StorageError::io("set the permissions of", upper))
+}
+
+fn is_opaque(dir: &Path) -> bool {
+    let mut value = [0_u8; 2];
+    rustix::fs::lgetxattr(dir, tree::OPAQUE, &mut value)
+        .is_ok_and(|length| value[..length] == *b"y")
+}
+
+#[cfg(test)]
+#[path = "rootfs_tests.rs"]
+mod tests;
