@@ -1,0 +1,90 @@
+//! The cgroups of pods and containers, named as CRI names them (`/kubepods/…`), on either cgroup version.
+
+use std::path::PathBuf;
+
+use sys::cgroup::Layout;
+
+use crate::error::EngineError;
+
+/// The node's cgroup tree.
+#[derive(Clone, Debug)]
+pub(crate) struct Cgroups {
+    layout: Layout,
+}
+
+impl Cgroups {
+    pub(crate) fn new(layout: Layout) -> Self {
+        Self { layout }
+    }
+
+    pub(crate) fn version(&self) -> runtime::CgroupVersion {
+        if self.layout.is_v2() {
+            runtime::CgroupVersion::V2
+        } else {
+            runtime::CgroupVersion::V1
+        }
+    }
+
+    pub(crate) fn exists(&self, path: &str) -> Result<bool, EngineError> {
+        Ok(self.layout.exists(path)?)
+    }
+
+    /// Remove a cgroup and those below it from every hierarchy. It may be gone; one with processes stays and is an error.
+    pub(crate) fn remove(&self, path: &str) -> Result<(), EngineError> {
+        Ok(self.layout.remove(path)?)
+    }
+
+    /// Remove a cgroup that other pods may have begun to use: it stays then.
+    pub(crate) fn remove_if_empty(&self, path: &str) -> Result<(), EngineError> {
+        for directory in self.layout.dirs(path)? {
+            if let Err(error) = std::fs::remove_dir(&directory) {
+                tracing::debug!(cgroup = %directory.display(), %error, "a parent cgroup stays");
+            }
+        }
+        Ok(())
+    }
+
+    /// SIGKILL every process in it and below.
+    pub(crate) fn kill_all(&self, path: &str) -> Result<(), EngineError> {
+        Ok(self.layout.kill_all(path)?)
+    }
+
+    /// Where the kernel tells of memory kills.
+    pub(crate) fn memory(
+        &self,
+        path: &str,
+    ) -> Result<Option<(runtime::CgroupVersion, PathBuf)>, EngineError> {
+        Ok(self
+            .layout
+            .memory_dir(path)?
+            .map(|directory| (self.version(), directory)))
+    }
+
+    /// What still runs in it, for an error that helps: process ids and what each waits for.
+    pub(crate) fn describe(&self, path: &str) -> String {
+        let processes = self.layout.processes(path).unwrap_or_default();
+        if processes.is_empty() {
+            return "its cgroup is empty, but its end was not reported; is its monitor alive?"
+                .to_owned();
+        }
+        let mut words = Vec::new();
+        for pid in processes.iter().take(5) {
+            let read = |name: &str| {
+                std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default()
+            };
+            let state = read("stat")
+                .rsplit_once(") ")
+                .map_or('?', |(_, rest)| rest.chars().next().unwrap_or('?'));
+            words.push(format!(
+                "{pid} {} (state {state}, waits in {})",
+                read("comm").trim(),
+                read("wchan").trim()
+            ));
+        }
+        format!(
+            "{} processes live on after SIGKILL: {}",
+            processes.len(),
+            words.join(", ")
+        )
+    }
+}

@@ -1,0 +1,125 @@
+//! What can go wrong in a pod's or container's life, in words for an operator. `server` alone turns these into gRPC codes.
+
+use std::{io, path::PathBuf, time::Duration};
+
+use spec::model::{ContainerMetadata, PodMetadata};
+use state::{ContainerId, PodId};
+
+/// An error of [`crate::Engine`]. Shared, because every caller who joined a job gets the same one.
+pub type SharedError = std::sync::Arc<EngineError>;
+
+/// An error of [`crate::Engine`].
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each message says what the variant means")]
+pub enum EngineError {
+    #[error("no pod sandbox has the id {0:?}")]
+    PodNotFound(String),
+    #[error("no container has the id {0:?}")]
+    ContainerNotFound(String),
+    #[error("the id {id:?} is short for several {what}: give more of it")]
+    AmbiguousId { id: String, what: &'static str },
+    #[error("image {0:?} is not on this node: pull it first")]
+    ImageNotFound(String),
+    #[error("runtime handler {name:?} is not configured; the configured ones are {known}")]
+    UnknownHandler { name: String, known: String },
+    #[error("{field}: {why}")]
+    Invalid { field: String, why: String },
+    #[error(
+        "pod {}/{} attempt {} exists already as {id} and is {state}; {mend}",
+        metadata.namespace, metadata.name, metadata.attempt
+    )]
+    PodExists {
+        metadata: PodMetadata,
+        id: PodId,
+        state: &'static str,
+        mend: &'static str,
+    },
+    #[error("container {} attempt {} exists already in its pod as {id} and is {state}; {mend}", metadata.name, metadata.attempt)]
+    ContainerExists {
+        metadata: ContainerMetadata,
+        id: ContainerId,
+        state: &'static str,
+        mend: &'static str,
+    },
+    #[error(
+        "the same identity is being made with another configuration ({stage} for {age:?}): retry when that has ended"
+    )]
+    ConflictingJob { stage: &'static str, age: Duration },
+    #[error(
+        "pod sandbox {0} is not ready: it was stopped or its processes ended; make a new attempt of it"
+    )]
+    PodNotReady(PodId),
+    #[error("container {id} is {state}, and {wanted}")]
+    WrongState {
+        id: ContainerId,
+        state: &'static str,
+        wanted: &'static str,
+    },
+    #[error("the pod network is not ready: {0}")]
+    NetworkNotReady(String),
+    #[error("{operation} took longer than {limit:?}; it was {stage}")]
+    Deadline {
+        operation: &'static str,
+        stage: &'static str,
+        limit: Duration,
+    },
+    #[error("the command did not end within {0:?} and was killed")]
+    ExecDeadline(Duration),
+    #[error("container {id} does not end: {detail}")]
+    Unkillable { id: ContainerId, detail: String },
+    #[error(
+        "{operation} was interrupted by the server's shutdown; it will be undone or finished at the next start"
+    )]
+    Interrupted { operation: &'static str },
+    #[error("{action} {}", path.display())]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Spec(#[from] spec::SpecError),
+    #[error(transparent)]
+    Runtime(#[from] runtime::RuntimeError),
+    #[error(transparent)]
+    Storage(#[from] storage::StorageError),
+    #[error(transparent)]
+    Network(#[from] network::NetworkError),
+    #[error(transparent)]
+    State(#[from] state::StateError),
+    #[error(transparent)]
+    Sys(#[from] sys::SysError),
+    #[error("in one of the pod's containers")]
+    InContainer(#[source] SharedError),
+    #[error("the record of {id} cannot be read or written")]
+    Record {
+        id: String,
+        source: serde_json::Error,
+    },
+}
+
+impl EngineError {
+    /// An error about one field of a request.
+    pub fn invalid(field: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::Invalid {
+            field: field.into(),
+            why: why.into(),
+        }
+    }
+}
+
+/// An error with everything that caused it, in one line: what a log entry or an answer should say.
+pub fn in_full(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        // Transparent wrappers repeat their inside.
+        if !words.ends_with(&text) {
+            words.push_str(": ");
+            words.push_str(&text);
+        }
+        cause = error.source();
+    }
+    words
+}

@@ -1,0 +1,53 @@
+//! The lives of pods and containers: jobs, undo, restore, and the snapshot that readers see.
+//!
+//! `server` calls [`Engine`]'s methods, which carry the names of CRI's RPCs; `pintle` assembles it. Each operation has a
+//! file of its own. What they share:
+//!
+//! * [`world`]: what exists, as immutable values; reads take no lock;
+//! * `ledger`: the only way to change the world: database first in line, then the new snapshot;
+//! * `jobs`: operations that outlive their callers and can be joined;
+//! * `live`: monitors' connections and what else lasts only as long as this process;
+//! * `teardown`: how a pod or container is taken apart, by removal, by undo and by restore alike;
+//! * `undo`: what could not be taken apart yet;
+//! * `events`: what monitors report;
+//! * `restore`: what happens at start with what a former server left.
+
+#![forbid(unsafe_code)]
+
+mod attachment;
+mod bundle;
+mod cgroups;
+mod create_container;
+mod devices;
+pub mod error;
+mod events;
+mod exec_sync;
+mod facts;
+mod fingerprint;
+mod host_files;
+mod jobs;
+mod ledger;
+mod live;
+mod node;
+mod paths;
+mod pause;
+mod pod_files;
+mod remove_container;
+mod remove_pod;
+mod reopen_log;
+mod restore;
+mod run_pod;
+mod start_container;
+mod status;
+mod stop_container;
+mod stop_pod;
+mod teardown;
+mod undo;
+pub mod world;
+
+pub use error::{EngineError, SharedError};
+pub use exec_sync::ExecOutput;
+pub use jobs::JobView;
+pub use node::{Engine, EngineConfig, Handler, Timeouts};
+pub use status::{HandlerStatus, NodeStatus, NotReady};
+pub use world::{Container, ContainerState, Pod, PodState, World};

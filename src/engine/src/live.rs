@@ -1,0 +1,93 @@
+//! What belongs to a pod or container only while this server runs: its monitor's connection, its turn, its image's lease.
+//!
+//! Nothing here is read by status calls. After a restart `restore` makes the entries anew.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
+
+use image::ImageLease;
+use oci_spec::runtime::Process;
+use runtime::Monitor;
+use state::{ContainerId, PodId};
+use tokio::{sync::watch, time::Instant};
+
+use crate::world::Ending;
+
+/// A pod's companion.
+#[derive(Debug)]
+pub(crate) struct LivePod {
+    /// The connection to the pod's monitor.
+    pub(crate) monitor: Monitor,
+    /// Shared by creations of containers, held alone by the pod's stop: a container is made before it, or not at all.
+    pub(crate) creations: tokio::sync::RwLock<()>,
+}
+
+/// A container's companion.
+#[derive(Debug, Default)]
+pub(crate) struct LiveContainer {
+    /// Held by start and remove, which exclude each other. Stop takes no turn: it must reach a container whose start hangs.
+    pub(crate) turn: tokio::sync::Mutex<()>,
+    /// Keeps the image's layers while the container's root filesystem stands on them.
+    pub(crate) lease: Mutex<Option<ImageLease>>,
+    /// When the running stop sends SIGKILL. A later stop may only bring it forward.
+    pub(crate) kill_at: Mutex<Option<watch::Sender<Instant>>>,
+    /// The process of its spec, which commands inside it take their user, limits and filters from. Read when first needed.
+    pub(crate) process: OnceLock<Process>,
+    /// The end, if it was reported before the container was published.
+    pub(crate) early_end: Mutex<Option<Ending>>,
+}
+
+/// The companions of all pods and containers.
+#[derive(Debug, Default)]
+pub(crate) struct Live {
+    pods: Mutex<HashMap<PodId, Arc<LivePod>>>,
+    containers: Mutex<HashMap<ContainerId, Arc<LiveContainer>>>,
+}
+
+impl Live {
+    pub(crate) fn add_pod(&self, id: PodId, monitor: Monitor) -> Arc<LivePod> {
+        let pod = Arc::new(LivePod {
+            monitor,
+            creations: tokio::sync::RwLock::new(()),
+        });
+        self.pods
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(id, Arc::clone(&pod));
+        pod
+    }
+
+    /// `None` once the pod was stopped or its monitor was lost.
+    pub(crate) fn pod(&self, id: &PodId) -> Option<Arc<LivePod>> {
+        self.pods
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(id)
+            .cloned()
+    }
+
+    pub(crate) fn remove_pod(&self, id: &PodId) -> Option<Arc<LivePod>> {
+        self.pods
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(id)
+    }
+
+    /// The container's companion, made when it is first asked for.
+    pub(crate) fn container(&self, id: &ContainerId) -> Arc<LiveContainer> {
+        let mut containers = self
+            .containers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(containers.entry(id.clone()).or_default())
+    }
+
+    pub(crate) fn remove_container(&self, id: &ContainerId) {
+        self.containers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(id);
+    }
+}

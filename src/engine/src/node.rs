@@ -1,0 +1,355 @@
+//! The engine's inside: configuration, what it drives, and the look-ups that every operation begins with.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use image::Images;
+use network::Network;
+use runtime::{Monitor, MonitorSpawn, OciRuntime};
+use state::{ContainerId, PodId, PodsContents, PodsDb};
+use storage::LayerStore;
+use sys::cgroup::Layout;
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    cgroups::Cgroups,
+    error::EngineError,
+    events,
+    jobs::{JobView, Jobs},
+    ledger::Ledger,
+    live::Live,
+    paths::Paths,
+    restore, undo,
+    undo::Deferred,
+    world::{Container, Pod, World},
+};
+
+/// A configured runtime handler.
+#[derive(Clone, Debug)]
+pub struct Handler {
+    /// The name that pods ask for.
+    pub name: String,
+    /// The runtime behind it.
+    pub runtime: OciRuntime,
+    /// What specs may ask of it.
+    pub features: spec::RuntimeFeatures,
+    /// Every pod gets a pause container, as runtimes of virtual machines need.
+    pub sandbox_container: bool,
+}
+
+/// How long each step may take. Generous: they end what hangs, not what is slow.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// RunPodSandbox in all.
+    pub run_pod: Duration,
+    /// CreateContainer in all.
+    pub create_container: Duration,
+    /// The runtime's `create`.
+    pub runtime_create: Duration,
+    /// The runtime's other commands.
+    pub runtime_command: Duration,
+    /// Processes' end after SIGKILL.
+    pub kill: Duration,
+    /// A look at a volume's path.
+    pub volume_check: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            run_pod: Duration::from_secs(220),
+            create_container: Duration::from_secs(110),
+            runtime_create: Duration::from_secs(90),
+            runtime_command: Duration::from_mins(1),
+            kill: Duration::from_secs(10),
+            volume_check: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What the engine is told at assembly.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// Directory on tmpfs for what a reboot may take.
+    pub run: PathBuf,
+    /// Where network namespaces are pinned.
+    pub netns_dir: PathBuf,
+    /// The `pintle-monitor` binary.
+    pub monitor: PathBuf,
+    /// Cgroup for pods whose client names none.
+    pub default_cgroup_parent: String,
+    /// Cgroups by systemd instead of by cgroupfs.
+    pub systemd_cgroup: bool,
+    /// Usable handlers; [`Engine::add_handlers`] adds to them.
+    pub handlers: Vec<Handler>,
+    /// Name of the one that an empty name means.
+    pub default_handler: String,
+    /// What containers get unless they ask otherwise.
+    pub spec_defaults: spec::SpecDefaults,
+    /// Deadlines.
+    pub timeouts: Timeouts,
+}
+
+/// One table of joinable jobs per operation.
+#[derive(Debug)]
+pub(crate) struct JobTables {
+    pub(crate) run_pod: Jobs<PodId>,
+    pub(crate) stop_pod: Jobs<()>,
+    pub(crate) remove_pod: Jobs<()>,
+    pub(crate) create_container: Jobs<ContainerId>,
+    pub(crate) start_container: Jobs<()>,
+    pub(crate) stop_container: Jobs<()>,
+    pub(crate) remove_container: Jobs<()>,
+}
+
+impl JobTables {
+    fn new(tracker: &TaskTracker) -> Self {
+        Self {
+            run_pod: Jobs::new("RunPodSandbox", tracker.clone()),
+            stop_pod: Jobs::new("StopPodSandbox", tracker.clone()),
+            remove_pod: Jobs::new("RemovePodSandbox", tracker.clone()),
+            create_container: Jobs::new("CreateContainer", tracker.clone()),
+            start_container: Jobs::new("StartContainer", tracker.clone()),
+            stop_container: Jobs::new("StopContainer", tracker.clone()),
+            remove_container: Jobs::new("RemoveContainer", tracker.clone()),
+        }
+    }
+
+    fn views(&self) -> Vec<JobView> {
+        let mut views = self.run_pod.views();
+        views.extend(self.create_container.views());
+        for table in [
+            &self.stop_pod,
+            &self.remove_pod,
+            &self.start_container,
+            &self.stop_container,
+            &self.remove_container,
+        ] {
+            views.extend(table.views());
+        }
+        views
+    }
+}
+
+/// Everything behind an [`Engine`].
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) config: EngineConfig,
+    pub(crate) paths: Paths,
+    pub(crate) cgroups: Cgroups,
+    pub(crate) facts: spec::NodeFacts,
+    pub(crate) images: Images,
+    pub(crate) store: LayerStore,
+    pub(crate) network: Network,
+    pub(crate) ledger: Ledger,
+    pub(crate) live: Live,
+    pub(crate) jobs: JobTables,
+    pub(crate) deferred: Deferred,
+    /// Only ever grows: pods need the handler that they were made with.
+    pub(crate) handlers: ArcSwap<Vec<Handler>>,
+    tracker: TaskTracker,
+}
+
+/// The lives of this node's pods and containers. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    pub(crate) node: Arc<Node>,
+}
+
+impl Engine {
+    /// Take over the node: what a former server left running is running still, what it left half-made is undone.
+    ///
+    /// Returns when reads are right.
+    ///
+    /// # Errors
+    /// When the records cannot be read or the directories not be made.
+    pub async fn open(
+        config: EngineConfig,
+        db: PodsDb,
+        contents: PodsContents,
+        images: Images,
+        store: LayerStore,
+        network: Network,
+    ) -> Result<Self, EngineError> {
+        let layout = Layout::detect()?;
+        let found = restore::read(contents)?;
+        let tracker = TaskTracker::new();
+        let node = Arc::new(Node {
+            paths: Paths::new(&config.run, &config.netns_dir),
+            facts: crate::facts::gather(&layout, &config)?,
+            cgroups: Cgroups::new(layout),
+            images,
+            store,
+            network,
+            ledger: Ledger::new(db, found.world.clone(), found.next_undo),
+            live: Live::default(),
+            jobs: JobTables::new(&tracker),
+            deferred: Deferred::default(),
+            handlers: ArcSwap::from_pointee(config.handlers.clone()),
+            tracker,
+            config,
+        });
+        node.prepare_directories()?;
+        node.restore(found).await?;
+        undo::retry(Arc::downgrade(&node));
+        Ok(Self { node })
+    }
+
+    /// Offer more handlers from now on. Those whose names are known stay as they are: pods use them.
+    pub fn add_handlers(&self, more: &[Handler]) {
+        self.node.handlers.rcu(|handlers| {
+            let mut handlers = Vec::clone(handlers);
+            for handler in more {
+                if !handlers.iter().any(|known| known.name == handler.name) {
+                    handlers.push(handler.clone());
+                }
+            }
+            handlers
+        });
+    }
+
+    /// Everything that runs, as of now. Never waits.
+    pub fn world(&self) -> Arc<World> {
+        self.node.ledger.world()
+    }
+
+    /// A pod by its id or the unambiguous beginning of it.
+    ///
+    /// # Errors
+    /// None, or several, have this id.
+    pub fn pod(&self, id: &str) -> Result<Arc<Pod>, EngineError> {
+        self.node.find_pod(id)
+    }
+
+    /// A container by its id or the unambiguous beginning of it.
+    ///
+    /// # Errors
+    /// None, or several, have this id.
+    pub fn container(&self, id: &str) -> Result<Arc<Container>, EngineError> {
+        self.node.find_container(id)
+    }
+
+    /// What runs at the moment, longest first.
+    pub fn jobs(&self) -> Vec<JobView> {
+        let mut views = self.node.jobs.views();
+        views.sort_by_key(|view| std::cmp::Reverse(view.age));
+        views
+    }
+
+    /// Wait for the running jobs. The caller bounds it; jobs cut off are finished or undone at the next start.
+    pub async fn shutdown(&self) {
+        self.node.tracker.close();
+        self.node.tracker.wait().await;
+    }
+}
+
+impl Node {
+    fn prepare_directories(&self) -> Result<(), EngineError> {
+        crate::pod_files::make_dir(&self.paths.pods())?;
+        crate::pod_files::make_dir(&self.paths.containers())?;
+        crate::pod_files::make_dir(&self.config.netns_dir)?;
+        // The root of all pause containers: one static program.
+        let rootfs = self.paths.pause_rootfs();
+        crate::pod_files::make_dir(&rootfs)?;
+        let (program, part) = (rootfs.join("pause"), rootfs.join(".pause.new"));
+        let io = |action, path: &Path| {
+            let path = path.to_owned();
+            move |source| EngineError::Io {
+                action,
+                path,
+                source,
+            }
+        };
+        std::fs::copy(&self.config.monitor, &part).map_err(io("copy the monitor to", &part))?;
+        std::fs::rename(&part, &program).map_err(io("rename the pause program to", &program))
+    }
+
+    pub(crate) fn find_pod(&self, id: &str) -> Result<Arc<Pod>, EngineError> {
+        let world = self.ledger.world();
+        let found = by_id(&world.pods, id, "pods")?;
+        found.ok_or_else(|| EngineError::PodNotFound(id.to_owned()))
+    }
+
+    pub(crate) fn find_container(&self, id: &str) -> Result<Arc<Container>, EngineError> {
+        let world = self.ledger.world();
+        let found = by_id(&world.containers, id, "containers")?;
+        found.ok_or_else(|| EngineError::ContainerNotFound(id.to_owned()))
+    }
+
+    /// The handler that a request names; empty means the default.
+    pub(crate) fn handler(&self, name: &str) -> Result<Handler, EngineError> {
+        self.handler_by_name(if name.is_empty() {
+            &self.config.default_handler
+        } else {
+            name
+        })
+    }
+
+    pub(crate) fn handler_by_name(&self, name: &str) -> Result<Handler, EngineError> {
+        let handlers = self.handlers.load();
+        handlers
+            .iter()
+            .find(|handler| handler.name == name)
+            .cloned()
+            .ok_or_else(|| EngineError::UnknownHandler {
+                name: name.to_owned(),
+                known: handlers
+                    .iter()
+                    .map(|handler| handler.name.as_str())
+                    .collect::<Vec<_>>()
+                    .join(", "),
+            })
+    }
+
+    pub(crate) fn monitor_spawn(&self, id: &PodId) -> MonitorSpawn {
+        MonitorSpawn {
+            binary: self.config.monitor.clone(),
+            pod_id: id.to_string(),
+            socket: self.paths.monitor_socket(id),
+            log: Some(self.paths.pod(id).join("monitor.log")),
+        }
+    }
+
+    /// Begin to follow a pod's monitor.
+    pub(crate) fn adopt_monitor(
+        self: &Arc<Self>,
+        id: &PodId,
+        monitor: Monitor,
+        reports: tokio::sync::mpsc::UnboundedReceiver<runtime::MonitorEvent>,
+    ) {
+        self.live.add_pod(id.clone(), monitor);
+        events::watch(Arc::downgrade(self), id.clone(), reports);
+    }
+}
+
+/// The object of this id, or the only one whose id begins so.
+fn by_id<K, V>(
+    objects: &imbl::OrdMap<K, Arc<V>>,
+    id: &str,
+    what: &'static str,
+) -> Result<Option<Arc<V>>, EngineError>
+where
+    K: Ord + Clone + std::borrow::Borrow<str>,
+{
+    if let Some(object) = objects.get(id) {
+        return Ok(Some(Arc::clone(object)));
+    }
+    if id.is_empty() {
+        return Ok(None);
+    }
+    let mut matching = objects
+        .range::<_, str>((std::ops::Bound::Included(id), std::ops::Bound::Unbounded))
+        .take_while(|(key, _)| (*key).borrow().starts_with(id));
+    let first = matching.next().map(|(_, object)| Arc::clone(object));
+    if matching.next().is_some() {
+        return Err(EngineError::AmbiguousId {
+            id: id.to_owned(),
+            what,
+        });
+    }
+    Ok(first)
+}

@@ -1,0 +1,94 @@
+//! The small files that every pod has: resolv.conf and hostname.
+
+use std::{fmt::Write as _, fs, os::unix::fs::DirBuilderExt, path::Path};
+
+use spec::model::{Dns, PodConfig};
+use state::PodId;
+
+use crate::{error::EngineError, paths::Paths};
+
+/// Size of a pod's `/dev/shm`: what Kubernetes users know from the peers.
+pub(crate) const SHM_BYTES: u64 = 64 << 20;
+
+/// The node's own host name.
+pub(crate) fn node_hostname() -> String {
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// Make the pod's directory and write its files.
+pub(crate) fn write(
+    paths: &Paths,
+    id: &PodId,
+    config: &PodConfig,
+    hostname: &str,
+) -> Result<(), EngineError> {
+    make_dir(&paths.pod(id))?;
+    let resolv = match &config.dns {
+        Some(dns) => resolv_conf(dns).into_bytes(),
+        None => host_resolv_conf(),
+    };
+    write_file(&paths.resolv_conf(id), &resolv)?;
+    write_file(&paths.hostname(id), format!("{hostname}\n").as_bytes())
+}
+
+/// Make a directory and those above it, closed to other users.
+pub(crate) fn make_dir(path: &Path) -> Result<(), EngineError> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(path)
+        .map_err(|source| EngineError::Io {
+            action: "make the directory",
+            path: path.to_owned(),
+            source,
+        })
+}
+
+pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), EngineError> {
+    fs::write(path, bytes).map_err(|source| EngineError::Io {
+        action: "write",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// A node without the file has no resolver: pods get an empty one, as its own programs do.
+fn host_resolv_conf() -> Vec<u8> {
+    fs::read("/etc/resolv.conf").unwrap_or_default()
+}
+
+fn resolv_conf(dns: &Dns) -> String {
+    let mut text = String::new();
+    if !dns.searches.is_empty() {
+        let _ = writeln!(text, "search {}", dns.searches.join(" "));
+    }
+    for server in &dns.servers {
+        let _ = writeln!(text, "nameserver {server}");
+    }
+    if !dns.options.is_empty() {
+        let _ = writeln!(text, "options {}", dns.options.join(" "));
+    }
+    text
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn resolv_conf_has_a_line_for_each_part_that_was_given() {
+        let dns = Dns {
+            servers: vec!["10.0.0.10".into(), "10.0.0.11".into()],
+            searches: vec!["a.local".into(), "b.local".into()],
+            options: vec!["ndots:5".into()],
+        };
+        assert_eq!(
+            resolv_conf(&dns),
+            "search a.local b.local\nnameserver 10.0.0.10\nnameserver 10.0.0.11\noptions ndots:5\n"
+        );
+        assert_eq!(resolv_conf(&Dns::default()), "");
+    }
+}

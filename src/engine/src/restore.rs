@@ -1,0 +1,292 @@
+//! At the server's start: what a former one left.
+//!
+//! 1. The records are read into a world. One that cannot be read is set aside with an error in the log; it must not keep
+//!    the others from being served.
+//! 2. Undo records are carried out: what was half-made goes.
+//! 3. Each pod's monitor is connected again and says which containers ended meanwhile, and how. A pod without a monitor
+//!    is not ready, and its containers are ended.
+//! 4. What belongs to no record goes: directories, network attachments of a former boot, writable layers.
+
+use std::{collections::HashSet, sync::Arc};
+
+use state::{ContainerId, PodId, PodsContents};
+
+use crate::{
+    error::{EngineError, in_full},
+    ledger::UndoSeq,
+    node::Node,
+    teardown::{Undo, remove_tree},
+    world::{ContainerState, Pod, PodState, World},
+};
+
+/// What the records say.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) world: World,
+    pub(crate) undos: Vec<(UndoSeq, Undo)>,
+    pub(crate) next_undo: u64,
+}
+
+/// Read the records.
+pub(crate) fn read(contents: PodsContents) -> Result<Found, EngineError> {
+    let mut world = World::default();
+    for (id, body) in contents.pods {
+        match serde_json::from_slice::<Pod>(&body) {
+            Ok(pod) => {
+                world.pods.insert(id, Arc::new(pod));
+            }
+            Err(error) => {
+                tracing::error!(pod = %id, error = in_full(&error), "its record cannot be read; it is set aside");
+            }
+        }
+    }
+    for (id, _, body) in contents.containers {
+        match serde_json::from_slice::<crate::Container>(&body) {
+            Ok(container) => {
+                world.containers.insert(id, Arc::new(container));
+            }
+            Err(error) => {
+                tracing::error!(container = %id, error = in_full(&error), "its record cannot be read; it is set aside");
+            }
+        }
+    }
+    let mut undos = Vec::new();
+    let mut next_undo = 1;
+    for row in contents.undos {
+        next_undo = row.seq + 1;
+        let undo = serde_json::from_slice(&row.body).map_err(|source| EngineError::Record {
+            id: format!("undo of {}", row.owner),
+            source,
+        })?;
+        undos.push((UndoSeq(row.seq), undo));
+    }
+    Ok(Found {
+        world,
+        undos,
+        next_undo,
+    })
+}
+
+impl Node {
+    /// Bring the node in line with the records.
+    pub(crate) async fn restore(self: &Arc<Self>, found: Found) -> Result<(), EngineError> {
+        let pods = found.world.pods.clone();
+        let mut tasks = tokio::task::JoinSet::new();
+        for pod in pods.values() {
+            tasks.spawn({
+                let (node, pod) = (Arc::clone(self), Arc::clone(pod));
+                async move { node.restore_pod(&pod).await }
+            });
+        }
+        while let Some(outcome) = tasks.join_next().await {
+            match outcome {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(
+                    error = in_full(&error),
+                    "a pod could not be restored; it is served as recorded"
+                ),
+                Err(error) => {
+                    tracing::error!(error = in_full(&error), "the restore of a pod panicked");
+                }
+            }
+        }
+        for container in found.world.containers.values() {
+            if let Some(lease) = self.images.lease_layers(&container.layers) {
+                let live = self.live.container(&container.id);
+                *live
+                    .lease
+                    .lock()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(lease);
+            } else {
+                tracing::warn!(container = %container.id, image = %container.image_id, "layers of it are gone");
+            }
+        }
+        let count = found.undos.len();
+        for (seq, undo) in found.undos {
+            self.undo_now_or_later(seq, undo).await;
+        }
+        self.sweep().await;
+        let world = self.ledger.world();
+        tracing::info!(
+            pods = world.pods.len(),
+            containers = world.containers.len(),
+            undone = count,
+            deferred = self.deferred.count(),
+            "took over what a former server left"
+        );
+        Ok(())
+    }
+
+    async fn restore_pod(self: &Arc<Self>, pod: &Pod) -> Result<(), EngineError> {
+        let containers: Vec<_> = self
+            .ledger
+            .world()
+            .containers_of(&pod.id)
+            .cloned()
+            .collect();
+        if pod.released {
+            for container in containers
+                .iter()
+                .filter(|container| container.state != ContainerState::Exited)
+            {
+                self.end_unwatched(&container.id, &container.cgroup, "its pod was stopped")
+                    .await;
+            }
+            return Ok(());
+        }
+        let connected = runtime::Monitor::connect(&self.paths.monitor_socket(&pod.id)).await;
+        let (monitor, reports) = match connected {
+            Ok(connected) => connected,
+            Err(error) => {
+                tracing::warn!(pod = %pod.id, error = in_full(&error), "its monitor is gone");
+                let not_ready = |pod: &Pod| {
+                    (pod.state == PodState::Ready).then(|| Pod {
+                        state: PodState::NotReady,
+                        ..pod.clone()
+                    })
+                };
+                self.ledger.change_pod(&pod.id, not_ready).await?;
+                for container in containers
+                    .iter()
+                    .filter(|container| container.state != ContainerState::Exited)
+                {
+                    self.end_unwatched(
+                        &container.id,
+                        &container.cgroup,
+                        "its monitor was gone when the server started",
+                    )
+                    .await;
+                }
+                return Ok(());
+            }
+        };
+        let known = monitor.state().await?;
+        self.adopt_monitor(&pod.id, monitor, reports);
+        let mut seen = HashSet::new();
+        for container in known {
+            seen.insert(container.id.clone());
+            if let Some(exit) = container.exit {
+                self.note_exit(&pod.id, &container.id, exit.into()).await;
+            }
+        }
+        if pod.has_pause && !seen.contains(pod.id.as_str()) {
+            self.note_exit(
+                &pod.id,
+                pod.id.as_str(),
+                crate::world::Ending {
+                    code: 255,
+                    oom_killed: false,
+                    at_unix_ns: 0,
+                },
+            )
+            .await;
+        }
+        for container in &containers {
+            if container.state != ContainerState::Exited && !seen.contains(container.id.as_str()) {
+                self.end_unwatched(
+                    &container.id,
+                    &container.cgroup,
+                    "its monitor does not know it",
+                )
+                .await;
+            }
+            self.settle_start(container).await?;
+        }
+        Ok(())
+    }
+
+    /// A server that died between the runtime's `start` and the record of it left a running container as created.
+    async fn settle_start(&self, container: &crate::Container) -> Result<(), EngineError> {
+        if container.state != ContainerState::Created {
+            return Ok(());
+        }
+        let Ok(pod) = self.find_pod(container.pod.as_str()) else {
+            return Ok(());
+        };
+        let handler = self.handler_by_name(&pod.runtime)?;
+        let state = handler
+            .runtime
+            .state(container.id.as_str(), self.config.timeouts.runtime_command)
+            .await?;
+        if state.is_some_and(|state| state.status == "running") {
+            let now = crate::ledger::unix_now_ns();
+            self.ledger
+                .change_container(&container.id, |container| {
+                    Some(crate::world::started(container, now))
+                })
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Remove what belongs to no record. Errors are logged: leftovers must not keep the server from serving.
+    async fn sweep(&self) {
+        let world = self.ledger.world();
+        for name in names_in(&self.paths.containers()) {
+            let known = name
+                .parse::<ContainerId>()
+                .is_ok_and(|id| world.containers.contains_key(&id));
+            if !known && let Ok(id) = name.parse::<ContainerId>() {
+                tracing::warn!(container = %id, "a bundle without a record is removed");
+                note(
+                    storage::Rootfs::unmount(&self.store, id.as_str(), &self.paths.rootfs(&id))
+                        .map_err(Into::into),
+                );
+                note(remove_tree(&self.paths.bundle(&id)));
+            }
+        }
+        for name in names_in(&self.paths.pods()) {
+            if let Ok(id) = name.parse::<PodId>()
+                && !world.pods.contains_key(&id)
+            {
+                tracing::warn!(pod = %id, "a pod's directory without a record is removed");
+                let remains = crate::teardown::PodRemains {
+                    id,
+                    runtime: String::new(),
+                    network: None,
+                    has_pause: false,
+                    own_cgroups: Vec::new(),
+                };
+                note(self.undo(&Undo::Pod(remains)).await);
+            }
+        }
+        for attachment in self.network.attachments_left() {
+            let known = attachment
+                .pod_id
+                .parse::<PodId>()
+                .is_ok_and(|id| world.pods.get(&id).is_some_and(|pod| !pod.released));
+            let is_ours = attachment.pod_id.parse::<PodId>().is_ok();
+            if is_ours && !known {
+                tracing::warn!(pod = %attachment.pod_id, "a network attachment of a former boot is removed");
+                note(self.detach_or_defer(&attachment).await);
+            }
+        }
+        note(
+            self.store
+                .sweep_containers(|name| {
+                    name.parse::<ContainerId>()
+                        .is_ok_and(|id| world.containers.contains_key(&id))
+                })
+                .map_err(Into::into),
+        );
+    }
+}
+
+fn note(outcome: Result<(), EngineError>) {
+    if let Err(error) = outcome {
+        tracing::warn!(
+            error = in_full(&error),
+            "a leftover could not be removed whole"
+        );
+    }
+}
+
+fn names_in(directory: &std::path::Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(directory) else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect()
+}
