@@ -1,0 +1,152 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// A Kubernetes container runtime: pods and containers over CRI, straight onto OCI runtimes.
+#[derive(Debug, Parser)]
+#[command(name = "pintle", version, max_term_width = 100)]
+pub(crate) struct Arguments {
+    /// Configuration file; drop-ins are read from conf.d beside it [default: /etc/pintle/config.yaml].
+    #[arg(long, short, value_name = "FILE", env = "PINTLE_CONFIG", global = true)]
+    pub(crate) config: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the server.
+    Serve,
+    /// Print the effective configuration with its documentation.
+    Config(ConfigArguments),
+    /// Look whether this node can run pods, and say what would mend it.
+    Check(Json),
+    /// Run one container in a pod of its own, show its output, and take everything down again.
+    Run(Box<RunArguments>),
+    /// Images: import, export, list.
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Print versions.
+    Version(Json),
+}
+
+/// The form of the output.
+#[derive(Debug, Args)]
+pub(crate) struct Json {
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArguments {
+    /// Only say whether the configuration is right.
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// Print the defaults instead of what the files say.
+    #[arg(long, conflicts_with = "check")]
+    pub(crate) defaults: bool,
+}
+
+/// How to reach the server.
+#[derive(Debug, Args)]
+pub(crate) struct Connected {
+    /// The server's socket [default: that of the configuration].
+    #[arg(long, value_name = "PATH", env = "PINTLE_SOCKET")]
+    pub(crate) socket: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArguments {
+    #[command(flatten)]
+    pub(crate) connected: Connected,
+    /// The image.
+    pub(crate) image: String,
+    /// Arguments for the image's entrypoint, or the whole command where it has none, instead of the image's own.
+    #[arg(last = true)]
+    pub(crate) command: Vec<String>,
+    /// When to pull the image.
+    #[arg(long, value_enum, default_value_t = Pull::Missing)]
+    pub(crate) pull: Pull,
+    /// Set an environment variable; without a value, take it from here.
+    #[arg(long, short, value_name = "NAME[=VALUE]")]
+    pub(crate) env: Vec<String>,
+    /// The pod's network: its own, or the node's.
+    #[arg(long, value_enum, default_value_t = NetworkMode::Pod)]
+    pub(crate) network: NetworkMode,
+    /// Run as this user: a name, or numbers.
+    #[arg(long, short, value_name = "USER[:GROUP]")]
+    pub(crate) user: Option<String>,
+    /// Name of the pod and the container [default: made up].
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// The runtime handler [default: the server's].
+    #[arg(long, value_name = "HANDLER", default_value = "")]
+    pub(crate) runtime: String,
+    /// Give it all that the node has.
+    #[arg(long)]
+    pub(crate) privileged: bool,
+    /// Mount a path of the node.
+    #[arg(long, short, value_name = "NODE:CONTAINER[:ro]")]
+    pub(crate) volume: Vec<String>,
+    /// Working directory.
+    #[arg(long, short, value_name = "PATH", default_value = "")]
+    pub(crate) workdir: String,
+    /// Print how long each step took, on standard error.
+    #[arg(long)]
+    pub(crate) timings: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Pull {
+    Always,
+    Missing,
+    Never,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum NetworkMode {
+    Pod,
+    Host,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Load images from an archive, as `docker save` or `skopeo copy … oci-archive:` write it.
+    Import {
+        #[command(flatten)]
+        connected: Connected,
+        /// The archive; - is standard input.
+        file: PathBuf,
+        /// Name the image so instead of what the archive says; can be repeated.
+        #[arg(long, value_name = "REFERENCE")]
+        name: Vec<String>,
+    },
+    /// Write an image to an archive.
+    Export {
+        #[command(flatten)]
+        connected: Connected,
+        /// The image: a reference or an id.
+        image: String,
+        /// The archive; - is standard output.
+        file: PathBuf,
+        /// Its layout.
+        #[arg(long, value_enum, default_value_t = Format::Oci)]
+        format: Format,
+    },
+    /// List the images of this node.
+    List {
+        #[command(flatten)]
+        connected: Connected,
+        #[command(flatten)]
+        output: Json,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    Oci,
+    Docker,
+}

@@ -1,0 +1,322 @@
+//! Every key of the configuration: name, type, default, documentation. Nothing else declares a key.
+//!
+//! Keys marked `@live` are taken over by a running server on SIGHUP.
+
+use std::{collections::BTreeMap, num::NonZeroU32, path::PathBuf, time::Duration};
+
+use spec::{Capability, rlimit::RlimitKind};
+use storage::UnpackLimits;
+use tracing_subscriber::EnvFilter;
+
+use super::{
+    node::Value,
+    scalars::{ByteSize, Limit, Table, words},
+    setting::{Named, Scalar, scalar_settings, section},
+};
+
+section! {
+    /// The whole configuration.
+    pub(crate) struct Config {
+        /// Where images and the containers' writable layers are kept. Needs a filesystem that overlayfs can use as its
+        /// upper layer (ext4, xfs with ftype=1, btrfs).
+        root: PathBuf = "/var/lib/pintle".into(),
+        /// Where the state of running pods is kept. Must vanish with a reboot, so: a tmpfs.
+        run: PathBuf = "/run/pintle".into(),
+        /// The Unix socket of the CRI. Null: pintle.sock below `run`. Not used when systemd hands over a socket.
+        socket: Option<PathBuf> = None,
+        /// What the server says, on standard error.
+        log: Log = Log::default(),
+        /// The runtime of pods that name none. Null: crun if it is installed, else runc, else the first one found.
+        default_runtime: Option<String> = None,
+        /// OCI runtimes by the name under which a RuntimeClass asks for them ("handler"). crun and runc are always known;
+        /// one that is not installed is not offered. Null takes one out: `runc: null`. A running server takes over additions only.
+        @live runtimes: BTreeMap<String, Runtime> = built_in_runtimes(),
+        /// Control groups of the containers.
+        cgroup: Cgroup = Cgroup::default(),
+        /// The pods' network.
+        network: Network = Network::default(),
+        /// Images and the registries that they come from.
+        image: Image = Image::default(),
+        /// What containers get when nobody asks for anything else.
+        containers: Containers = Containers::default(),
+        /// How long an operation may take. A deadline of the client ends the client's wait, not the work; these end the work.
+        timeouts: Timeouts = Timeouts::default(),
+        /// pintle-monitor, the parent of a pod's containers.
+        monitor: Monitor = Monitor::default(),
+    }
+}
+
+section! {
+    /// What the server says.
+    pub(crate) struct Log {
+        /// How much: error, warn, info, debug or trace; parts of the program can differ, as in `info,pintle_image=debug`.
+        @live level: LogFilter = LogFilter("info".to_owned()),
+        /// `text` for people, `json` for collectors (one object per line).
+        format: LogFormat = LogFormat::Text,
+    }
+}
+
+section! {
+    /// One OCI runtime.
+    pub(crate) struct Runtime {
+        /// Its binary. Null: searched in PATH under the handler's name.
+        path: Option<PathBuf> = None,
+        /// Whose command line it understands: auto, crun, runc, youki, runsc or kata. `auto` asks the binary.
+        kind: RuntimeKind = RuntimeKind::Auto,
+        /// Its state directory (`--root`). Null: runtime/HANDLER below `run`.
+        root: Option<PathBuf> = None,
+        /// Global arguments put in front of every command.
+        args: Vec<String> = Vec::new(),
+        /// How a pod sandbox is made: `namespaces`, pinned without a process, or `container`, by a pause container that the
+        /// runtime runs (runtimes with a virtual machine need it).
+        sandbox: SandboxKind = SandboxKind::Namespaces,
+    }
+}
+
+section! {
+    /// Control groups.
+    pub(crate) struct Cgroup {
+        /// Who makes cgroups: `cgroupfs` (the runtime itself) or `systemd`. Kubelet asks for it and follows.
+        driver: CgroupDriver = CgroupDriver::Cgroupfs,
+        /// Parent of pods for which the client names none. With the systemd driver a slice, such as pintle.slice.
+        parent: String = "/pintle".to_owned(),
+    }
+}
+
+section! {
+    /// The pods' network.
+    pub(crate) struct Network {
+        /// Name of the network that pods join. Null: the first configuration file by name, as everywhere with CNI.
+        default_network: Option<String> = None,
+        /// CNI plugins and their configuration.
+        cni: Cni = Cni::default(),
+    }
+}
+
+section! {
+    /// CNI plugins and their configuration.
+    pub(crate) struct Cni {
+        /// Directory of .conflist, .conf and .json files; watched for changes.
+        conf_dir: PathBuf = "/etc/cni/net.d".into(),
+        /// Directories of plugin binaries, searched in this order.
+        bin_dirs: Vec<PathBuf> = vec!["/opt/cni/bin".into(), "/usr/lib/cni".into(), "/usr/libexec/cni".into()],
+        /// Where results are cached, in the layout that all CNI callers share.
+        cache_dir: PathBuf = "/var/lib/cni".into(),
+        /// How long one plugin may run.
+        plugin_timeout: Duration = Duration::from_mins(1),
+    }
+}
+
+section! {
+    /// Images and registries.
+    pub(crate) struct Image {
+        /// Registries by host, or host:port, that need more than HTTPS with a public certificate.
+        @live registries: BTreeMap<String, Registry> = BTreeMap::new(),
+        /// Images that garbage collection must spare, by reference.
+        pinned: Vec<String> = Vec::new(),
+        /// Layers that are downloaded and unpacked at the same time, of all images together.
+        parallel_layers: NonZeroU32 = at_least_one(6),
+        /// How many of these one pull may have, so that a large image does not starve the others.
+        parallel_layers_per_pull: NonZeroU32 = at_least_one(3),
+        /// How often one request is sent before a registry counts as unavailable.
+        attempts: NonZeroU32 = at_least_one(4),
+        /// How long a registry may take to accept a connection, TLS included. 0, here and below, means for ever.
+        connect_timeout: Duration = Duration::from_secs(10),
+        /// How long a registry may take to begin its answer.
+        answer_timeout: Duration = Duration::from_secs(30),
+        /// A download that over this time is slower than `min_rate` is taken up again elsewhere or given up. Only waiting
+        /// for the network counts, not unpacking.
+        stall_timeout: Duration = Duration::from_mins(1),
+        /// The least average speed of a download, per second.
+        min_rate: ByteSize = ByteSize(1 << 10),
+        /// Largest manifest or index that is read.
+        max_manifest_size: ByteSize = ByteSize(4 << 20),
+        /// Largest image configuration that is read.
+        max_config_size: ByteSize = ByteSize(8 << 20),
+        /// Largest layer, compressed.
+        max_layer_size: ByteSize = ByteSize(128 << 30),
+        /// Largest layer, unpacked.
+        max_unpacked_size: ByteSize = ByteSize(UnpackLimits::default().bytes),
+        /// Most files and directories of one layer.
+        max_layer_entries: u64 = UnpackLimits::default().entries,
+        /// How many times larger than itself a layer over 1 GiB may unpack to.
+        max_compression_ratio: u64 = UnpackLimits::default().ratio,
+    }
+}
+
+section! {
+    /// One registry.
+    pub(crate) struct Registry {
+        /// Talk HTTP without TLS.
+        plain_http: bool = false,
+        /// Certificate authorities of this registry beside the system's: a PEM file.
+        ca: Option<PathBuf> = None,
+        /// Accept any certificate. For a laboratory only.
+        skip_verify: bool = false,
+        /// Hosts, or URLs, that are asked first, in this order; the registry itself stays the last resort.
+        mirrors: Vec<String> = Vec::new(),
+    }
+}
+
+section! {
+    /// What containers get when nobody asks for anything else.
+    pub(crate) struct Containers {
+        /// Resource limits of processes by name: `nofile: 1024:1048576`, `core: 0`. What is not named is inherited.
+        default_ulimits: Table<RlimitKind, Limit> = Table::default(),
+        /// Sysctls of a pod's own namespaces, unless the pod sets them itself.
+        default_sysctls: Table<String, String> = Table::default(),
+        /// Most processes and threads of one container. Null: no limit but the pod's.
+        pids_limit: Option<u64> = None,
+        /// Capabilities of a container that is not privileged.
+        default_capabilities: Vec<Capability> = Capability::CONTAINER_DEFAULT.to_vec(),
+        /// File of the seccomp profile `RuntimeDefault`, in the form of the built-in one. Null: that one.
+        seccomp_profile: Option<PathBuf> = None,
+        /// Smallest memory limit that is accepted: below it, starting the container would fail in ways hard to understand.
+        min_memory: ByteSize = ByteSize(6 << 20),
+        /// Beginnings of names of annotations that are handed on to the OCI runtime. None by default: runtimes take orders
+        /// from annotations, and pods are written by users.
+        runtime_annotations: Vec<String> = Vec::new(),
+        /// Give privileged containers only those devices of the node that they ask for.
+        privileged_without_devices: bool = false,
+        /// Loaded AppArmor profile that `RuntimeDefault` stands for. Null: none.
+        apparmor_profile: Option<String> = None,
+    }
+}
+
+section! {
+    /// How long operations may take.
+    pub(crate) struct Timeouts {
+        /// RunPodSandbox in all, plugins included.
+        run_pod: Duration = Duration::from_secs(220),
+        /// CreateContainer in all.
+        create_container: Duration = Duration::from_secs(110),
+        /// The `create` command of an OCI runtime.
+        runtime_create: Duration = Duration::from_secs(90),
+        /// Any other command of an OCI runtime: start, delete, update, state.
+        runtime_command: Duration = Duration::from_mins(1),
+        /// What the kernel may take to end a killed container's processes before the failure is reported.
+        kill: Duration = Duration::from_secs(10),
+        /// A look at a volume's path, which may be on a dead network filesystem.
+        volume_check: Duration = Duration::from_secs(10),
+        /// What requests in flight are given after SIGTERM. A second SIGTERM ends the wait.
+        drain: Duration = Duration::from_secs(10),
+    }
+}
+
+section! {
+    /// pintle-monitor.
+    pub(crate) struct Monitor {
+        /// Its binary. Null: next to the pintle executable, else in PATH, else /usr/libexec/pintle/pintle-monitor.
+        path: Option<PathBuf> = None,
+    }
+}
+
+words! {
+    /// The form of log lines.
+    pub(crate) enum LogFormat {
+        /// For people.
+        Text = "text",
+        /// One JSON object per line.
+        Json = "json",
+    }
+    expected "`text` or `json`"
+}
+
+words! {
+    /// Whose command line a runtime understands.
+    pub(crate) enum RuntimeKind {
+        /// Ask the binary.
+        Auto = "auto",
+        /// crun.
+        Crun = "crun",
+        /// runc.
+        Runc = "runc",
+        /// youki.
+        Youki = "youki",
+        /// gVisor.
+        Runsc = "runsc",
+        /// Kata Containers.
+        Kata = "kata",
+    }
+    expected "`auto`, `crun`, `runc`, `youki`, `runsc` or `kata`"
+}
+
+words! {
+    /// What holds a pod sandbox.
+    pub(crate) enum SandboxKind {
+        /// Pinned namespaces.
+        Namespaces = "namespaces",
+        /// A pause container.
+        Container = "container",
+    }
+    expected "`namespaces` or `container`"
+}
+
+words! {
+    /// Who makes cgroups.
+    pub(crate) enum CgroupDriver {
+        /// The runtime, by mkdir.
+        Cgroupfs = "cgroupfs",
+        /// systemd, over D-Bus.
+        Systemd = "systemd",
+    }
+    expected "`cgroupfs` or `systemd`"
+}
+
+/// Log directives: a level, or levels of parts of the program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LogFilter(pub(crate) String);
+
+impl Scalar for LogFilter {
+    const EXPECTED: &'static str =
+        "a level (error, warn, info, debug, trace) or a filter such as `info,pintle_image=debug`";
+
+    fn from_value(value: &Value) -> Option<Self> {
+        let Value::Text(text) = value else {
+            return None;
+        };
+        // The filter's own parser takes any word for the name of a module: `inof` would silence everything.
+        let words_are_levels = text.split(',').map(str::trim).all(|directive| {
+            directive.contains('=')
+                || directive
+                    .parse::<tracing::level_filters::LevelFilter>()
+                    .is_ok()
+        });
+        (words_are_levels && EnvFilter::try_new(text).is_ok()).then(|| Self(text.clone()))
+    }
+
+    fn to_yaml(&self) -> String {
+        super::scalars::quoted(&self.0)
+    }
+}
+
+scalar_settings!(LogFilter);
+
+impl Named for Runtime {
+    const EXAMPLE: &'static str = "kata";
+    const BUILT_IN: &'static [&'static str] = &["crun", "runc"];
+}
+
+impl Named for Registry {
+    const EXAMPLE: &'static str = "registry.example:5000";
+}
+
+fn built_in_runtimes() -> BTreeMap<String, Runtime> {
+    Runtime::BUILT_IN
+        .iter()
+        .map(|name| ((*name).to_owned(), Runtime::default()))
+        .collect()
+}
+
+fn at_least_one(number: u32) -> NonZeroU32 {
+    NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN)
+}
+
+impl Config {
+    /// The Unix socket of the CRI.
+    pub(crate) fn socket_path(&self) -> PathBuf {
+        self.socket
+            .clone()
+            .unwrap_or_else(|| self.run.join("pintle.sock"))
+    }
+}
