@@ -1,0 +1,385 @@
+//! The `pintle` command: serve's manners, version, config, check, run, image import, export and list.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    process::{Command, Output},
+};
+
+use anyhow::{Context, Result, ensure};
+use api::cri;
+use pintle_test::{
+    images::{Image, Layer, PATH_ENV, Packing},
+    node::{self, Setup},
+    places, registry, settle, world,
+};
+use serde_json::{Value, json};
+
+/// Runs `pintle` and returns what it said and how it ended.
+fn pintle(arguments: &[&str]) -> Result<Output> {
+    Command::new(places::pintle()?)
+        .args(arguments)
+        .env("PINTLE_CONFIG", places::CONFIG)
+        .env("PINTLE_SOCKET", places::SOCKET)
+        .output()
+        .context("running pintle")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn the_socket_is_for_root_and_its_group_and_a_stale_one_is_replaced() {
+    world!(async |node| {
+        let mode = fs::metadata(places::SOCKET)?.permissions().mode();
+        ensure!(mode & 0o777 == 0o660, "mode {mode:o}");
+        node.kill_server()?;
+        ensure!(
+            fs::exists(places::SOCKET)?,
+            "a killed server has cleaned up?"
+        );
+        node.start_server().await
+    });
+}
+
+#[test]
+fn a_second_server_is_refused_and_does_not_disturb_the_first() {
+    world!(async |node| {
+        let mut second = node.spawn_server(&[])?;
+        let status = settle::until("the second one ends", async || Ok(second.try_wait()?)).await?;
+        ensure!(status.code() == Some(75), "{status}");
+        node.cri().node_status().await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_reload_takes_over_new_registries() {
+    world!(Setup::default(), async |node| {
+        let faulty = pintle_test::faults::FaultyRegistry::listen(5001).await?;
+        let layer = Layer::new().file("f", 0o644, b"x")?.tar()?;
+        let image = Image::new(&[layer], Packing::Gzip, &json!({}))?;
+        faulty.serve("new", "latest", &image);
+        ensure!(
+            node.cri().pull(&faulty.name("new")).await.is_err(),
+            "HTTP without being told so"
+        );
+        let host = "127.0.0.1:5001";
+        node.configure(json!({ "image": { "registries": { host: { "plain_http": true } } } }))?;
+        let pid = node.server_pid().context("no server")?;
+        node::signal(pid, rustix::process::Signal::HUP)?;
+        settle::until_true("the reload has happened", async || {
+            Ok(node.cri().pull(&faulty.name("new")).await.is_ok())
+        })
+        .await
+    });
+}
+
+#[test]
+fn a_reload_takes_over_a_new_runtime() {
+    world!(async |node| {
+        let handlers = async || -> Result<Vec<String>> {
+            let status = node.cri().node_status().await?;
+            let handlers = status.runtime_handlers.into_iter();
+            Ok(handlers.map(|handler| handler.name).collect())
+        };
+        ensure!(
+            !handlers().await?.contains(&"added".to_owned()),
+            "there before it was added"
+        );
+        let binary = world::run("sh", ["-c", &format!("command -v {}", node::runtime())])?;
+        let binary = text(&binary);
+        node.configure(json!({ "runtimes": { "added": { "path": binary.trim() } } }))?;
+        let pid = node.server_pid().context("no server")?;
+        node::signal(pid, rustix::process::Signal::HUP)?;
+        settle::until_true("the handler is offered", async || {
+            Ok(handlers().await?.contains(&"added".to_owned()))
+        })
+        .await?;
+        let config = node.pod_config("of-the-new-one")?;
+        node.cri().run_pod(&config, "added").await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_reload_of_a_wrong_configuration_changes_nothing_and_is_told() {
+    world!(async |node| {
+        world::write(places::CONFIG, "no_such_key: 1\n")?;
+        let pid = node.server_pid().context("no server")?;
+        node::signal(pid, rustix::process::Signal::HUP)?;
+        settle::until_true("the mistake is in the log", async || {
+            Ok(node.server_log().contains("no_such_key"))
+        })
+        .await?;
+        node.cri().node_status().await?;
+        node.configure(json!({}))
+    });
+}
+
+#[test]
+fn requests_in_flight_are_finished_before_the_server_ends() {
+    let slow = pintle_test::cni::script("slow");
+    let setup = Setup::default().network(Some(slow)).plugin("slow", r#"[ "$CNI_COMMAND" = ADD ] && touch /run/test/adding && sleep 1 && echo '{"cniVersion":"1.0.0","ips":[{"address":"10.99.0.2/24"}]}'; exit 0"#);
+    world!(setup, async |node| {
+        let (cri, config) = (node.cri(), node.pod_config("in-flight")?);
+        let request = tokio::spawn(async move { cri.run_pod(&config, "").await });
+        settle::until_true("the request is under way", async || {
+            Ok(fs::exists("/run/test/adding")?)
+        })
+        .await?;
+        let status = node.stop_server().await?;
+        ensure!(status.success(), "{status}");
+        let id = request.await??;
+        node.start_server().await?;
+        let state = node.cri().pod_status(&id).await?.state();
+        ensure!(state == cri::PodSandboxState::SandboxReady, "{state:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn version_and_config_speak_for_themselves() {
+    world!(async |_node| {
+        let version = pintle(&["version"])?;
+        ensure!(
+            version.status.success() && text(&version.stdout).contains("pintle"),
+            "{version:?}"
+        );
+        let json: Value = serde_json::from_slice(&pintle(&["version", "--json"])?.stdout)?;
+        ensure!(json.is_object(), "{json}");
+        // What is printed can be read again, and means the same.
+        let printed = pintle(&["config"])?;
+        ensure!(printed.status.success(), "{}", text(&printed.stderr));
+        ensure!(
+            text(&printed.stdout).contains(places::CNI_CONF),
+            "not the effective one"
+        );
+        let copy = "/run/test/printed.yaml";
+        world::write(copy, &printed.stdout)?;
+        let again = pintle(&["config", "--config", copy])?;
+        ensure!(again.stdout == printed.stdout, "{}", text(&again.stdout));
+        Ok(())
+    });
+}
+
+#[test]
+fn a_mistake_in_the_configuration_is_told_with_its_place_and_the_nearest_key() {
+    world!(async |_node| {
+        let path = "/run/test/wrong.yaml";
+        world::write(path, "root: /var/lib/pintle\nnetwrok:\n  cni: {}\n")?;
+        for command in [["config", "--config", path], ["serve", "--config", path]] {
+            let output = pintle(&command)?;
+            let said = text(&output.stderr);
+            ensure!(
+                output.status.code() == Some(64),
+                "{:?}: {}",
+                command,
+                output.status
+            );
+            ensure!(
+                said.contains("wrong.yaml:2") && said.contains("`network`"),
+                "{said}"
+            );
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn check_finds_a_node_that_can_run_pods_and_names_what_is_missing() {
+    world!(async |_node| {
+        let output = pintle(&["check"])?;
+        let said = text(&output.stdout) + &text(&output.stderr);
+        ensure!(output.status.success(), "{said}");
+        ensure!(
+            said.contains(&node::runtime()),
+            "the runtime is not named: {said}"
+        );
+        let path = "/run/test/empty.yaml";
+        world::write(
+            path,
+            "network: {cni: {conf_dir: /run/test/no/networks, bin_dirs: [/run/test/no/plugins]}}\n",
+        )?;
+        let output = pintle(&["check", "--config", path])?;
+        let said = text(&output.stdout) + &text(&output.stderr);
+        ensure!(said.contains("/run/test/no/"), "{said}");
+        let json: Value = serde_json::from_slice(&pintle(&["check", "--json"])?.stdout)?;
+        ensure!(json.is_object() || json.is_array(), "{json}");
+        Ok(())
+    });
+}
+
+#[test]
+fn run_shows_the_output_passes_the_exit_code_on_and_cleans_up() {
+    world!(async |node| {
+        let image = registry::name("busybox:latest");
+        let script = "echo out; echo err >&2; echo $COLOUR; exit 9";
+        let output = pintle(&[
+            "run",
+            "--env",
+            "COLOUR=blue",
+            &image,
+            "--",
+            "sh",
+            "-c",
+            script,
+        ])?;
+        ensure!(
+            output.status.code() == Some(9),
+            "{}: {}",
+            output.status,
+            text(&output.stderr)
+        );
+        ensure!(
+            text(&output.stdout) == "out\nblue\n",
+            "{:?}",
+            text(&output.stdout)
+        );
+        ensure!(
+            text(&output.stderr).contains("err\n"),
+            "{:?}",
+            text(&output.stderr)
+        );
+        ensure!(
+            node.cri().pods(None).await?.is_empty(),
+            "its pod is still there"
+        );
+        let output = pintle(&["run", &registry::name("no-such-image"), "--", "true"])?;
+        ensure!(output.status.code() == Some(125), "{}", output.status);
+        ensure!(
+            text(&output.stderr).contains("no-such-image"),
+            "{}",
+            text(&output.stderr)
+        );
+        let timed = pintle(&["run", "--timings", &image, "--", "true"])?;
+        ensure!(
+            timed.status.success() && text(&timed.stderr).contains("ms"),
+            "{}",
+            text(&timed.stderr)
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn run_that_is_interrupted_takes_its_pod_down() {
+    world!(async |node| {
+        let mut child = Command::new(places::pintle()?)
+            .args([
+                "run",
+                &registry::name("busybox:latest"),
+                "--",
+                "sh",
+                "-c",
+                node::SLEEP,
+            ])
+            .env("PINTLE_SOCKET", places::SOCKET)
+            .spawn()?;
+        let cri = node.cri();
+        settle::until_true("its container runs", async || {
+            let containers = cri.containers(None).await?;
+            Ok(containers
+                .iter()
+                .any(|c| c.state() == cri::ContainerState::ContainerRunning))
+        })
+        .await?;
+        node::signal(child.id(), rustix::process::Signal::INT)?;
+        settle::until("pintle run ends", async || Ok(child.try_wait()?)).await?;
+        ensure!(cri.pods(None).await?.is_empty(), "its pod is still there");
+        Ok(())
+    });
+}
+
+#[test]
+fn archives_of_both_kinds_are_imported() {
+    world!(async |node| {
+        let cri = node.cri();
+        let config = json!({ "Env": [PATH_ENV], "Cmd": ["true"] });
+        let layer = Layer::new().file("imported", 0o644, b"yes\n")?.tar()?;
+        let image = Image::new(&[layer], Packing::Gzip, &config)?;
+        let layout = tempfile::tempdir_in(places::SCRATCH)?;
+        image.write_layout(layout.path())?;
+        let source = format!("oci:{}", layout.path().display());
+        for kind in ["oci-archive", "docker-archive"] {
+            let file = format!("{}/{kind}.tar", places::SCRATCH);
+            let target = format!("{kind}:{file}:example.org/imported:1");
+            world::run("skopeo", ["copy", "--quiet", &source, &target])?;
+            let output = pintle(&["image", "import", &file])?;
+            ensure!(output.status.success(), "{kind}: {}", text(&output.stderr));
+            let there = cri.image("example.org/imported:1").await?;
+            ensure!(
+                there.is_some(),
+                "{kind}: not there: {:?}",
+                cri.all_images().await?
+            );
+            let listed = pintle(&["image", "list"])?;
+            ensure!(
+                text(&listed.stdout).contains("example.org/imported"),
+                "{}",
+                text(&listed.stdout)
+            );
+            cri.remove_image("example.org/imported:1").await?;
+        }
+        let output = pintle(&[
+            "image",
+            "import",
+            "--name",
+            "example.org/renamed:2",
+            &format!("{}/oci-archive.tar", places::SCRATCH),
+        ])?;
+        ensure!(output.status.success(), "{}", text(&output.stderr));
+        ensure!(
+            cri.image("example.org/renamed:2").await?.is_some(),
+            "not under its new name"
+        );
+        world::write("/run/test/noise.tar", "not an archive")?;
+        let output = pintle(&["image", "import", "/run/test/noise.tar"])?;
+        ensure!(!output.status.success(), "noise was imported");
+        Ok(())
+    });
+}
+
+#[test]
+fn what_is_exported_is_the_same_image_and_others_can_read_it() {
+    world!(async |node| {
+        let name = registry::name("tree:latest");
+        let id = node.cri().pull(&name).await?;
+        for (format, kind) in [("oci", "oci-archive"), ("docker", "docker-archive")] {
+            let file = format!("{}/exported-{format}.tar", places::SCRATCH);
+            let output = pintle(&["image", "export", "--format", format, &name, &file])?;
+            ensure!(
+                output.status.success(),
+                "{format}: {}",
+                text(&output.stderr)
+            );
+            let config = world::run(
+                "skopeo",
+                ["inspect", "--config", "--raw", &format!("{kind}:{file}")],
+            )?;
+            ensure!(
+                pintle_test::images::digest(&config) == id,
+                "{format}: another configuration"
+            );
+            node.cri().remove_image(&id).await?;
+            let output = pintle(&["image", "import", &file])?;
+            ensure!(
+                output.status.success(),
+                "{format}: {}",
+                text(&output.stderr)
+            );
+            let back = node
+                .cri()
+                .image(&id)
+                .await?
+                .with_context(|| format!("{format}: not back"))?;
+            ensure!(
+                back.repo_tags == [name.clone()],
+                "{format}: {:?}",
+                back.repo_tags
+            );
+        }
+        Ok(())
+    });
+}

@@ -1,0 +1,17 @@
+//! The suite: one module per area of the CRI, each test a promise of its own in a world of its own.
+//!
+//! One binary, since each would link the whole harness again.
+
+mod bad_input;
+mod cli;
+mod container;
+mod exec;
+mod idempotence;
+mod images;
+mod logs;
+mod namespaces;
+mod network;
+mod restart;
+mod sandbox;
+mod security;
+mod speed;
