@@ -139,6 +139,8 @@ impl Life {
             "serving"
         );
         self.notifier.ready();
+        // What only the start needed, the parser of the configuration for one, is not kept for the months that follow.
+        tokio::task::spawn_blocking(sys::memory::trim);
         let Assembled {
             images,
             engine,

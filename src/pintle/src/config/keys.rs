@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, num::NonZeroU32, path::PathBuf, time::Duration}
 
 use spec::{Capability, rlimit::RlimitKind};
 use storage::UnpackLimits;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 
 use super::{
     node::Value,
@@ -282,7 +282,7 @@ impl Scalar for LogFilter {
                     .parse::<tracing::level_filters::LevelFilter>()
                     .is_ok()
         });
-        (words_are_levels && EnvFilter::try_new(text).is_ok()).then(|| Self(text.clone()))
+        (words_are_levels && text.parse::<Targets>().is_ok()).then(|| Self(text.clone()))
     }
 
     fn to_yaml(&self) -> String {

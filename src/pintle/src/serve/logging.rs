@@ -7,7 +7,7 @@ use std::{
 };
 
 use tracing_subscriber::{
-    EnvFilter, Layer, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt,
+    Layer, Registry, filter::Targets, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt,
 };
 
 use crate::config::{LogFilter, LogFormat};
@@ -33,7 +33,7 @@ pub(crate) enum LogError {
 
 /// The running log, whose level can be changed.
 #[derive(Debug)]
-pub(crate) struct Log(reload::Handle<EnvFilter, Registry>);
+pub(crate) struct Log(reload::Handle<Targets, Registry>);
 
 impl Log {
     /// Starts to log.
@@ -62,8 +62,8 @@ impl Log {
     }
 }
 
-fn filter(level: &LogFilter) -> Result<EnvFilter, LogError> {
-    EnvFilter::try_new(&level.0).map_err(|source| LogError::Level {
+fn filter(level: &LogFilter) -> Result<Targets, LogError> {
+    level.0.parse().map_err(|source| LogError::Level {
         level: level.0.clone(),
         source,
     })
