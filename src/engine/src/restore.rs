@@ -2,12 +2,13 @@
 //!
 //! 1. The records are read into a world. One that cannot be read is set aside with an error in the log; it must not keep
 //!    the others from being served.
-//! 2. Undo records are carried out: what was half-made goes.
+//! 2. Undo records are carried out: what was half-made goes. Networks are detached after the server serves: plugins may
+//!    depend on pods of this node.
 //! 3. Each pod's monitor is connected again and says which containers ended meanwhile, and how. A pod without a monitor
 //!    is not ready, and its containers are ended.
 //! 4. What belongs to no record goes: directories, network attachments of a former boot, writable layers.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use state::{ContainerId, PodId, PodsContents};
 
@@ -18,6 +19,9 @@ use crate::{
     teardown::{Undo, remove_tree},
     world::{ContainerState, Pod, PodState, World},
 };
+
+/// How long the start of the server waits for what a former one left to be undone.
+const UNDO_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the records say.
 #[derive(Debug)]
@@ -102,9 +106,7 @@ impl Node {
             }
         }
         let count = found.undos.len();
-        for (seq, undo) in found.undos {
-            self.undo_now_or_later(seq, undo).await;
-        }
+        self.undo_within_patience(found.undos).await;
         self.sweep().await;
         let world = self.ledger.world();
         tracing::info!(
@@ -115,6 +117,34 @@ impl Node {
             "took over what a former server left"
         );
         Ok(())
+    }
+
+    /// Undo what can be undone soon, side by side; the rest is for [`crate::undo::retry`]. A network plugin may want the
+    /// node's other pods before it answers, and those want this server: nothing here waits for one for long.
+    async fn undo_within_patience(self: &Arc<Self>, undos: Vec<(UndoSeq, Undo)>) {
+        let mut tasks = tokio::task::JoinSet::new();
+        for (seq, undo) in undos {
+            if matches!(undo, Undo::Detach(_)) {
+                self.deferred.add(seq, undo);
+                continue;
+            }
+            let node = Arc::clone(self);
+            tasks.spawn(async move {
+                let undone = node.undo_now_or_later(seq, undo.clone());
+                if tokio::time::timeout(UNDO_PATIENCE, undone).await.is_err() {
+                    tracing::warn!(
+                        ?undo,
+                        "an undo takes long; it goes on while pods are served"
+                    );
+                    node.deferred.add(seq, undo);
+                }
+            });
+        }
+        while let Some(outcome) = tasks.join_next().await {
+            if let Err(error) = outcome {
+                tracing::error!(error = in_full(&error), "an undo panicked");
+            }
+        }
     }
 
     async fn restore_pod(self: &Arc<Self>, pod: &Pod) -> Result<(), EngineError> {
@@ -258,7 +288,11 @@ impl Node {
             let is_ours = attachment.pod_id.parse::<PodId>().is_ok();
             if is_ours && !known {
                 tracing::warn!(pod = %attachment.pod_id, "a network attachment of a former boot is removed");
-                note(self.detach_or_defer(&attachment).await);
+                // Its record on the disk tells the next start of it, should this one not come to it.
+                if !self.deferred.has_detach(&attachment.pod_id) {
+                    let owner = attachment.pod_id.clone();
+                    note(self.defer(&owner, Undo::Detach(attachment)).await);
+                }
             }
         }
         note(

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
@@ -17,6 +17,8 @@ use crate::{
 
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_mins(5);
+/// How many are tried at the same time.
+const AT_A_TIME: usize = 8;
 
 /// What is still to be undone.
 #[derive(Debug, Default)]
@@ -40,6 +42,14 @@ impl Deferred {
             .unwrap_or_else(PoisonError::into_inner)
             .insert(seq.0, undo);
         self.more.notify_one();
+    }
+
+    /// Whether a pod's network waits to be detached.
+    pub(crate) fn has_detach(&self, pod_id: &str) -> bool {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting
+            .values()
+            .any(|undo| matches!(undo, Undo::Detach(attachment) if attachment.pod_id == pod_id))
     }
 
     fn snapshot(&self) -> Vec<(u64, Undo)> {
@@ -90,6 +100,25 @@ impl Node {
     }
 }
 
+impl Node {
+    /// Whether it was carried out this time.
+    async fn undo_again(&self, seq: u64, undo: &Undo, pause: Duration) -> bool {
+        if let Err(error) = self.undo(undo).await {
+            tracing::warn!(error = in_full(&error), ?undo, next_try = ?pause, "a deferred undo failed again");
+            return false;
+        }
+        self.deferred.done(seq);
+        tracing::info!(?undo, "a deferred undo was carried out");
+        if let Err(error) = self.ledger.forget_undo(UndoSeq(seq)).await {
+            tracing::warn!(
+                error = in_full(&error),
+                "an undo record could not be removed"
+            );
+        }
+        true
+    }
+}
+
 /// Try what is deferred, with growing pauses, as long as the server lives.
 pub(crate) fn retry(node: Weak<Node>) {
     tokio::spawn(async move {
@@ -109,24 +138,18 @@ pub(crate) fn retry(node: Weak<Node>) {
                 tokio::time::sleep(pause).await;
                 continue;
             }
+            // Side by side: one plugin that hangs for its whole time must not hold up the rest.
+            let mut tasks = tokio::task::JoinSet::new();
             let mut all_done = true;
             for (seq, undo) in waiting {
-                match strong.undo(&undo).await {
-                    Ok(()) => {
-                        strong.deferred.done(seq);
-                        tracing::info!(?undo, "a deferred undo was carried out");
-                        if let Err(error) = strong.ledger.forget_undo(UndoSeq(seq)).await {
-                            tracing::warn!(
-                                error = in_full(&error),
-                                "an undo record could not be removed"
-                            );
-                        }
-                    }
-                    Err(error) => {
-                        all_done = false;
-                        tracing::warn!(error = in_full(&error), ?undo, next_try = ?pause, "a deferred undo failed again");
-                    }
+                if tasks.len() >= AT_A_TIME {
+                    all_done &= matches!(tasks.join_next().await, Some(Ok(true)));
                 }
+                let node = Arc::clone(&strong);
+                tasks.spawn(async move { node.undo_again(seq, &undo, pause).await });
+            }
+            while let Some(outcome) = tasks.join_next().await {
+                all_done &= matches!(outcome, Ok(true));
             }
             drop(strong);
             tokio::time::sleep(pause).await;

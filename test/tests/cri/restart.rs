@@ -9,9 +9,10 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use api::cri::{self, ContainerState, PodSandboxState};
 use pintle_test::{
+    cni,
     cri::Client,
     ledger::Ledger,
-    node::{self, Node},
+    node::{self, Node, Setup},
     places, settle, world,
 };
 
@@ -103,29 +104,7 @@ fn after_a_reboot_nothing_of_the_former_boot_is_left() {
         let before = Ledger::count(&node.subject())?;
         node.sleeper("before").await?;
         node.kill_server()?;
-        // A reboot: processes and everything on a tmpfs are gone, the disk and CNI's cache are not.
-        for monitor in node::monitors() {
-            node::signal(monitor.pid, rustix::process::Signal::KILL)?;
-        }
-        for process in pintle_test::processes::with_command("while :; do sleep 0.1") {
-            node::signal(process.pid, rustix::process::Signal::KILL)?;
-        }
-        settle::until_true("all processes are gone", async || {
-            Ok(pintle_test::processes::with_command("while :; do sleep 0.1").is_empty())
-        })
-        .await?;
-        unmount_below(places::RUN)?;
-        unmount_below("/run/netns")?;
-        for dir in [places::RUN, "/run/netns"] {
-            std::fs::remove_dir_all(dir).with_context(|| format!("removing {dir}"))?;
-        }
-        world::make_dirs("/run/netns")?;
-        world::make_dirs(places::RUN)?;
-        // A killed process holds its cgroup until the kernel is done with it, which is after its command line is gone.
-        settle::until_true("the cgroups of the former boot are gone", async || {
-            Ok(remove_cgroups_below(std::path::Path::new("/sys/fs/cgroup")))
-        })
-        .await?;
+        reboot().await?;
         node.start_server().await?;
         ensure!(node.cri().pods(None).await?.is_empty(), "a pod is listed");
         ensure!(
@@ -139,6 +118,40 @@ fn after_a_reboot_nothing_of_the_former_boot_is_left() {
         );
         before.compare(&node.subject()).await?;
         node.sleeper("after").await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_plugin_that_hangs_after_a_reboot_does_not_keep_the_server_from_serving() {
+    const HANGS: &str = "/run/test/plugin-hangs";
+    let setup = Setup::default()
+        .network(Some(cni::script("stubborn")))
+        .plugin(
+            "stubborn",
+            r#"if [ $CNI_COMMAND = DEL ]; then while [ -e /run/test/plugin-hangs ]; do sleep 0.05; done; exit 0; fi
+            echo '{"cniVersion":"1.0.0","ips":[{"address":"10.9.0.2/24"}]}'"#,
+        );
+    world!(setup, async |node| {
+        let before = Ledger::count(&node.subject())?;
+        for name in ["one", "two"] {
+            node.run_pod(name).await?;
+        }
+        node.kill_server()?;
+        reboot().await?;
+        world::write(HANGS, "")?;
+        // It waits for a pod of this node, say, which the kubelet can only start when the server serves.
+        node.start_server().await?;
+        ensure!(node.cri().pods(None).await?.is_empty(), "a pod is listed");
+        // Once more, with what is to be undone on record by now.
+        node.kill_server()?;
+        node.start_server().await?;
+        ensure!(
+            !Ledger::count(&node.subject())?.since(&before).is_empty(),
+            "nothing was left to detach: the test proves nothing"
+        );
+        std::fs::remove_file(HANGS)?;
+        before.compare(&node.subject()).await?;
         Ok(())
     });
 }
@@ -276,6 +289,33 @@ async fn one_pod(config: &cri::PodSandboxConfig, code: i32) -> Result<(String, b
         anyhow::bail!("not removed");
     }
     Ok((id, false))
+}
+
+/// What a reboot does: processes and everything on a tmpfs are gone, the disk and CNI's cache are not.
+async fn reboot() -> Result<()> {
+    for monitor in node::monitors() {
+        node::signal(monitor.pid, rustix::process::Signal::KILL)?;
+    }
+    for process in pintle_test::processes::with_command("while :; do sleep 0.1") {
+        node::signal(process.pid, rustix::process::Signal::KILL)?;
+    }
+    settle::until_true("all processes are gone", async || {
+        Ok(pintle_test::processes::with_command("while :; do sleep 0.1").is_empty())
+    })
+    .await?;
+    unmount_below(places::RUN)?;
+    unmount_below("/run/netns")?;
+    for dir in [places::RUN, "/run/netns"] {
+        std::fs::remove_dir_all(dir).with_context(|| format!("removing {dir}"))?;
+    }
+    world::make_dirs("/run/netns")?;
+    world::make_dirs(places::RUN)?;
+    // A killed process holds its cgroup until the kernel is done with it, which is after its command line is gone.
+    settle::until_true("the cgroups of the former boot are gone", async || {
+        Ok(remove_cgroups_below(std::path::Path::new("/sys/fs/cgroup")))
+    })
+    .await?;
+    Ok(())
 }
 
 /// Unmounts a directory, if something is mounted there, and everything below it.
