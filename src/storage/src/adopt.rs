@@ -10,8 +10,12 @@ use rustix::{fs::XattrFlags, io::Errno};
 use crate::{
     StorageError,
     layers::open_dir,
+    limits::Limit,
     tree::{self, Owner, TreeError},
 };
+
+/// The most lookups of one layer, some seconds of them. An honest layer lists its directories, or lies on few others.
+const MAX_LOOKUPS: u64 = 4 << 20;
 
 /// Gives directories that the layer's names imply the attributes they have in the nearest layer below. Without that, an
 /// image whose layer lists `tmp/x` but not `tmp` would have a `tmp` that only root may write to.
@@ -22,6 +26,12 @@ pub(crate) fn adopt(
 ) -> Result<(), StorageError> {
     if implied.is_empty() || parents.is_empty() {
         return Ok(());
+    }
+    let lookups = (implied.len() as u64).saturating_mul(parents.len() as u64);
+    if lookups > MAX_LOOKUPS {
+        return Err(StorageError::TooLarge {
+            limit: Limit::Lookups(MAX_LOOKUPS),
+        });
     }
     let parents = parents
         .iter()
@@ -72,5 +82,28 @@ fn find(layer: &OwnedFd, name: &[u8]) -> Result<Option<OwnedFd>, Errno> {
         Ok(fd) => Ok(Some(fd)),
         Err(Errno::NOENT) => Ok(None),
         Err(errno) => Err(errno),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+
+    #[test]
+    fn lookups_are_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let parents = vec![dir.path().to_owned(); 500];
+        let implied: Vec<Vec<u8>> = (0..10_000).map(|name| format!("{name}").into()).collect();
+        assert!(matches!(
+            adopt(dir.path(), &implied, &parents),
+            Err(StorageError::TooLarge {
+                limit: Limit::Lookups(_)
+            })
+        ));
+        // As many in one layer, and in five hundred a few, are nothing special.
+        adopt(dir.path(), &implied, &parents[..1]).unwrap();
+        adopt(dir.path(), &implied[..10], &parents).unwrap();
     }
 }

@@ -30,7 +30,7 @@ impl Default for UnpackLimits {
             entries: 4 << 20,
             name_bytes: 4095,
             depth: 256,
-            held_bytes: 16 << 20,
+            held_bytes: 64 << 20,
             header_bytes: 1 << 20,
             ratio: 200,
             ratio_floor_bytes: 1 << 30,
@@ -52,6 +52,10 @@ pub enum Limit {
     HeaderBytes(u64),
     Ratio(u64),
     HeldBytes(usize),
+    /// Of directories that the names imply, in the layers below: no field, since it is a matter of time only.
+    Lookups(u64),
+    /// Components of names that lead through symbolic links, as many as there may be entries.
+    Links(u64),
 }
 
 impl fmt::Display for Limit {
@@ -63,6 +67,16 @@ impl fmt::Display for Limit {
             Self::Depth(max) => write!(formatter, "{max} directories deep"),
             Self::HeaderBytes(max) => write!(formatter, "{max} bytes of headers for one entry"),
             Self::Ratio(max) => write!(formatter, "{max} times the compressed size"),
+            Self::Lookups(max) => write!(
+                formatter,
+                "{max} lookups in the layers below of directories that it does not list"
+            ),
+            Self::Links(max) => {
+                write!(
+                    formatter,
+                    "{max} components of symbolic links on the way to entries"
+                )
+            }
             Self::HeldBytes(max) => {
                 write!(formatter, "{max} bytes of what is kept in memory")
             }

@@ -23,7 +23,7 @@ mod hard_link;
 mod lookup;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
@@ -47,6 +47,9 @@ const MAX_LINKS: usize = 40;
 /// What files, directories and so on occupy at least.
 const BLOCK_BYTES: u64 = 4096;
 
+/// What an item that is kept in memory takes beside its bytes: two heap blocks and a place in a collection.
+const HELD_OVERHEAD_BYTES: usize = 128;
+
 /// A directory with an open descriptor.
 struct Level {
     name: Vec<u8>,
@@ -65,6 +68,9 @@ pub(crate) struct Tree {
     max_entries: u64,
     max_held_bytes: usize,
     implied: BTreeSet<Vec<u8>>,
+    /// Components of all symbolic links that were followed: each costs a system call, and a short name can lead through
+    /// forty long links.
+    link_components: u64,
     /// Bytes that are held in memory because of names and values that the layer chose.
     held_bytes: usize,
     usage: Usage,
@@ -73,7 +79,7 @@ pub(crate) struct Tree {
     kept_count: u64,
     replaced: Vec<Vec<u8>>,
     /// Directories and their default ACLs, which new files would inherit if they were set already.
-    default_acls: Vec<(Vec<u8>, Vec<u8>)>,
+    default_acls: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 impl Tree {
@@ -91,12 +97,13 @@ impl Tree {
             max_entries: limits.entries,
             max_held_bytes: limits.held_bytes,
             implied: BTreeSet::new(),
+            link_components: 0,
             held_bytes: 0,
             usage: Usage::default(),
             kept,
             kept_count: 0,
             replaced: Vec::new(),
-            default_acls: Vec::new(),
+            default_acls: BTreeMap::new(),
         };
         // The root has attributes of its own only if the layer says so.
         tree.implied.insert(Vec::new());
@@ -149,6 +156,10 @@ impl Tree {
                 links += 1;
                 if links > MAX_LINKS {
                     return Err(TreeError::Name("leads through too many symbolic links"));
+                }
+                self.link_components += target.split(|byte| *byte == b'/').count() as u64;
+                if self.link_components > self.max_entries {
+                    return Err(TreeError::Limit(Limit::Links(self.max_entries)));
                 }
                 if target.first() == Some(&b'/') {
                     self.leave_to(0)?;
@@ -260,7 +271,9 @@ impl Tree {
         let mut path = self.path_of(b"");
         path.pop();
         if self.implied.remove(&path) {
-            self.held_bytes = self.held_bytes.saturating_sub(path.len());
+            self.held_bytes = self
+                .held_bytes
+                .saturating_sub(HELD_OVERHEAD_BYTES + path.len());
         }
     }
 
@@ -313,14 +326,21 @@ impl Tree {
     /// Notes the current directory's default ACL, which is set when everything is in place.
     pub(crate) fn default_acl(&mut self, acl: &[u8]) -> Result<(), TreeError> {
         let path = self.path_of(b"");
-        self.hold(path.len() + acl.len())?;
-        self.default_acls.push((path, acl.to_owned()));
+        if let Some(value) = self.default_acls.get_mut(&path) {
+            self.held_bytes = self
+                .held_bytes
+                .saturating_sub(HELD_OVERHEAD_BYTES + value.len());
+        } else {
+            self.hold(path.len())?;
+        }
+        self.hold(acl.len())?;
+        self.default_acls.insert(path, acl.to_owned());
         Ok(())
     }
 
     /// Notes that something of the layer's is kept in memory.
     fn hold(&mut self, bytes: usize) -> Result<(), TreeError> {
-        self.held_bytes += bytes;
+        self.held_bytes += HELD_OVERHEAD_BYTES + bytes;
         if self.held_bytes > self.max_held_bytes {
             return Err(TreeError::Limit(Limit::HeldBytes(self.max_held_bytes)));
         }
@@ -421,8 +441,29 @@ impl Tree {
         let path = self.path_of(name);
         if is_dir {
             let below = [path.as_slice(), b"/"].concat();
-            self.implied
-                .retain(|implied| *implied != path && !implied.starts_with(&below));
+            // In their order those below stand together: a layer that replaces directories over and over must not make
+            // us look at all of them each time.
+            self.implied.remove(&path);
+            let gone: Vec<_> = self
+                .implied
+                .range(below.clone()..)
+                .take_while(|implied| implied.starts_with(&below))
+                .cloned()
+                .collect();
+            for implied in gone {
+                self.implied.remove(&implied);
+            }
+            // Their names end with the slash that `below` ends with.
+            let gone: Vec<_> = self
+                .default_acls
+                .range(below.clone()..)
+                .map(|(directory, _)| directory)
+                .take_while(|directory| directory.starts_with(&below))
+                .cloned()
+                .collect();
+            for directory in gone {
+                self.default_acls.remove(&directory);
+            }
         }
         self.replaced.push(path);
         Ok(())

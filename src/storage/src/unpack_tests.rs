@@ -637,21 +637,21 @@ fn a_sparse_bomb() {
 #[test]
 fn implied_names_do_not_fill_the_memory() {
     let limits = UnpackLimits {
-        held_bytes: 4000,
+        held_bytes: 7000,
         ..UnpackLimits::default()
     };
     let name = format!("{}x", "0123456789/".repeat(20));
     let tar = TestTar::new()
         .extended(b'L', name.as_bytes())
         .file("x", b"");
-    // 10 + 21 + 32 + … bytes: all 20 fit.
+    // 10 + 21 + 32 + … bytes, and 128 for each: all 20 fit.
     Place::new().unpack_limited(&tar.end(), &limits).unwrap();
     let tar = TestTar::new()
         .extended(b'L', name.as_bytes())
         .file("x", b"")
         .extended(b'L', format!("a/{name}").as_bytes())
         .file("x", b"");
-    assert_eq!(limit_of(&tar.end(), &limits), Limit::HeldBytes(4000));
+    assert_eq!(limit_of(&tar.end(), &limits), Limit::HeldBytes(7000));
     // What got entries of its own after all counts no more.
     let half = "0123456789/".repeat(10);
     let mut tar = TestTar::new();
@@ -666,6 +666,40 @@ fn implied_names_do_not_fill_the_memory() {
         }
     }
     Place::new().unpack_limited(&tar.end(), &limits).unwrap();
+}
+
+#[test]
+fn default_acls_of_one_directory_are_held_once() {
+    let limits = UnpackLimits {
+        held_bytes: 7000,
+        ..UnpackLimits::default()
+    };
+    let acl = [
+        2, 0, 0, 0, 1, 0, 7, 0, 255, 255, 255, 255, 4, 0, 5, 0, 255, 255, 255, 255, 32, 0, 5, 0,
+        255, 255, 255, 255,
+    ];
+    let mut tar = TestTar::new();
+    for _ in 0..200 {
+        tar = tar
+            .pax(&[("SCHILY.xattr.system.posix_acl_default", &acl)])
+            .dir("a");
+    }
+    Place::new().unpack_limited(&tar.end(), &limits).unwrap();
+}
+
+#[test]
+fn names_through_long_links_are_bounded() {
+    let limits = UnpackLimits {
+        entries: 1000,
+        ..UnpackLimits::default()
+    };
+    let mut tar = TestTar::new()
+        .dir("a")
+        .symlink("l", &format!("{}a", "a/../".repeat(18)));
+    for member in 0..40 {
+        tar = tar.file(&format!("l/{member}"), b"");
+    }
+    assert_eq!(limit_of(&tar.end(), &limits), Limit::Links(1000));
 }
 
 fn tar_error(tar: &[u8]) -> TarError {
