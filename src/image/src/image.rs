@@ -105,6 +105,19 @@ struct RunSection {
     labels: Option<BTreeMap<String, Option<String>>>,
 }
 
+/// Variables, arguments, volumes and labels of one image together. All images' configurations are held in memory, where an
+/// entry of two bytes takes fifty: without a bound, a few small images would fill it.
+const MAX_ENTRIES: usize = 16 << 10;
+
+impl RunSection {
+    fn entries(&self) -> usize {
+        let lists = [&self.env, &self.entrypoint, &self.cmd];
+        lists.into_iter().flatten().map(Vec::len).sum::<usize>()
+            + self.volumes.as_ref().map_or(0, BTreeMap::len)
+            + self.labels.as_ref().map_or(0, BTreeMap::len)
+    }
+}
+
 impl ParsedConfig {
     /// Reads a configuration. `what` names it in errors.
     pub(crate) fn parse(bytes: &[u8], what: &str) -> Result<Self, ImageError> {
@@ -112,6 +125,15 @@ impl ParsedConfig {
             ImageError::corrupt(what, format!("not an image configuration: {error}"))
         })?;
         let section = document.config.unwrap_or_default();
+        let entries = section.entries();
+        if entries > MAX_ENTRIES {
+            return Err(ImageError::TooLarge {
+                what: what.to_owned(),
+                reason: format!(
+                    "{entries} variables, arguments, volumes and labels, at most {MAX_ENTRIES} are allowed"
+                ),
+            });
+        }
         Ok(Self {
             run: ImageRunConfig {
                 user: section.user.unwrap_or_default(),

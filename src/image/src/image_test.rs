@@ -35,6 +35,19 @@ fn a_configuration_is_read() {
 }
 
 #[test]
+fn entries_without_end_are_refused() {
+    let of = |count: usize| {
+        let document = json!({
+            "config": {"Env": vec!["a"; count], "Labels": {"x": "y"}},
+            "rootfs": {"diff_ids": []},
+        });
+        ParsedConfig::parse(document.to_string().as_bytes(), "x")
+    };
+    of(MAX_ENTRIES - 1).unwrap();
+    assert!(matches!(of(MAX_ENTRIES), Err(ImageError::TooLarge { .. })));
+}
+
+#[test]
 fn nulls_and_absences_are_empty() {
     for document in [
         json!({"rootfs": {"diff_ids": null}, "config": null}),

@@ -85,11 +85,9 @@ pub(crate) async fn run(
     let (resolved, manifest_digest, manifest) = find_manifest(&inner, &session, &what).await?;
     manifest.check(&what, inner.config.limits.layers)?;
     let id = ImageId::from(manifest.config.digest.clone());
-    let known = inner.catalogue.load().by_id(&id).cloned();
-    let raw_config = match known {
-        Some(image) => image.raw_config.clone(),
-        None => session.config(&manifest.config).await?,
-    };
+    // Also when the node has an image of this id: that who asks may have it is shown by the registry giving it away, and a
+    // manifest that names somebody else's configuration shows nothing.
+    let raw_config = session.config(&manifest.config).await?;
     let config = ParsedConfig::parse(&raw_config, &format!("configuration {id} of {what}"))?;
     config.check_platform(&inner.config.platform, &what)?;
     if config.diffs.len() != manifest.layers.len() {

@@ -240,9 +240,25 @@ async fn what_is_here_is_not_fetched_again() {
     node.pull(&registry.reference("app:2")).await.unwrap();
     assert_eq!(
         registry.gets("/blobs/"),
-        3,
-        "two layers and a configuration, once"
+        4,
+        "two layers once, and the configuration under each name"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_id_of_an_image_is_no_right_to_it() {
+    let image = Published::of_files(&[("secret", b"1")]);
+    let private = Faulty::holding(&[("1", &image)], |_| None).await;
+    // Another registry names its configuration and does not have it.
+    let thief = Faulty::holding(&[("1", &image)], |seen| {
+        seen.path
+            .contains("/blobs/")
+            .then(|| Reply::refusal(404, "BLOB_UNKNOWN"))
+    })
+    .await;
+    let node = Node::with_plain_hosts(&[&private.host, &thief.host]);
+    node.pull(&private.reference("app:1")).await.unwrap();
+    node.pull(&thief.reference("app:1")).await.unwrap_err();
 }
 
 #[tokio::test(flavor = "multi_thread")]
