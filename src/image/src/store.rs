@@ -283,11 +283,14 @@ impl Inner {
             .fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Gives back to the system what large downloads left in the allocator.
+    /// Gives back to the system what large downloads left in the allocator, and after every pull the code that nothing else
+    /// needs.
     pub(crate) fn trim_memory(&self) {
         if self.downloaded_since_trim.load(Ordering::Relaxed) >= TRIM_AFTER_BYTES {
             self.downloaded_since_trim.store(0, Ordering::Relaxed);
             tokio::task::spawn_blocking(sys::memory::trim);
+        } else {
+            tokio::task::spawn_blocking(sys::memory::release_code);
         }
     }
 }

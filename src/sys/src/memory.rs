@@ -32,7 +32,7 @@ pub fn trim() {
 
 /// Unmaps the pages of the program's file that are only read and executed. They stay in the page cache, where the kernel
 /// can take them when it is short; what is executed next comes back from there by minor faults.
-fn release_code() {
+pub fn release_code() {
     // SAFETY: `release_segments` has the signature that dl_iterate_phdr demands, and takes no data.
     unsafe {
         libc::dl_iterate_phdr(Some(release_segments), std::ptr::null_mut());
