@@ -214,10 +214,10 @@ impl Monitor {
                 },
             )
         {
-            eprintln!(
+            crate::complaint::complain(format_args!(
                 "container {}: out-of-memory kills are seen only at its end: {error}",
                 container.id
-            );
+            ));
         }
         self.containers.push(container);
         if let Some(status) = ended {

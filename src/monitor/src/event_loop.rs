@@ -222,7 +222,7 @@ impl Monitor {
                 Ok(None) if alive => return,
                 Ok(None) => return self.hang_up(serial),
                 Err(error) => {
-                    eprintln!("a request cannot be read: {error}");
+                    crate::complaint::complain(format_args!("a request cannot be read: {error}"));
                     return self.hang_up(serial);
                 }
             }
@@ -334,7 +334,7 @@ impl Monitor {
         };
         container.stage = Stage::Ended { pid, exit };
         if let Err(error) = exit_file::write(&container.exit_file, &exit) {
-            eprintln!("{}: {error}", container.exit_file.display());
+            crate::complaint::complain(format_args!("{}: {error}", container.exit_file.display()));
         }
         let waiters = std::mem::take(&mut container.waiters);
         let message = FromMonitor::Exited {

@@ -104,7 +104,10 @@ impl LogFile {
 
     fn drop_lines(&mut self, lines: &[IoSlice<'_>], error: Errno) {
         if self.dropped_bytes == 0 {
-            eprintln!("{}: output is being dropped: {error}", self.path.display());
+            crate::complaint::complain(format_args!(
+                "{}: output is being dropped: {error}",
+                self.path.display()
+            ));
         }
         for line in lines.chunks(SLICES_PER_LINE) {
             let bytes = line.get(1).map_or(0, |message| message.len());

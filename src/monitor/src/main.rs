@@ -15,6 +15,7 @@
 
 mod attach;
 mod clock;
+mod complaint;
 mod connection;
 mod console;
 mod container;
@@ -48,13 +49,15 @@ fn main() -> ExitCode {
         return pause::run();
     }
     if argument.is_none() {
-        eprintln!("pintle-monitor is started by pintle, one for each pod");
+        complaint::complain(format_args!(
+            "pintle-monitor is started by pintle, one for each pod"
+        ));
         return ExitCode::from(2);
     }
     match setup::start().and_then(|start| event_loop::Monitor::new(start)?.run()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("pintle-monitor: {error}");
+            complaint::complain(format_args!("pintle-monitor: {error}"));
             ExitCode::FAILURE
         }
     }

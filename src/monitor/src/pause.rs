@@ -11,7 +11,7 @@ use crate::spawn::SignalSet;
 pub(crate) fn run() -> ExitCode {
     let signals = SignalSet::of(&[libc::SIGTERM, libc::SIGINT, libc::SIGCHLD]);
     if let Err(error) = signals.block() {
-        eprintln!("pause: {error}");
+        crate::complaint::complain(format_args!("pause: {error}"));
         return ExitCode::FAILURE;
     }
     loop {
