@@ -8,7 +8,7 @@ use std::{
 
 use oci_spec::runtime::Spec;
 
-use crate::error::EngineError;
+use crate::{error::EngineError, pod_files};
 
 const NAME: &str = "config.json";
 
@@ -20,7 +20,9 @@ pub(crate) fn write(bundle: &Path, spec: &Spec) -> Result<(), EngineError> {
         path: path.clone(),
         source,
     };
-    let mut file = BufWriter::new(File::create(&path).map_err(failed)?);
+    // Its environment holds secrets, and the way here is open to all users.
+    let file = pod_files::create_private(&path).map_err(failed)?;
+    let mut file = BufWriter::new(file);
     serde_json::to_writer(&mut file, spec).map_err(|source| failed(source.into()))?;
     file.flush().map_err(failed)
 }

@@ -83,7 +83,7 @@ impl Node {
             .paths
             .bundle(&container.id)
             .join(format!("exec-{number}.json"));
-        pod_files::write_file(&file, &encoded)?;
+        pod_files::write_private(&file, &encoded)?;
         let _removed_at_the_end = RemoveOnDrop(file.clone());
 
         let captured = live

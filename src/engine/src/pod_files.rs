@@ -1,6 +1,12 @@
 //! The small files that every pod has: resolv.conf and hostname.
 
-use std::{fmt::Write as _, fs, os::unix::fs::DirBuilderExt, path::Path};
+use std::{
+    fmt::Write as _,
+    fs,
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::Path,
+};
 
 use spec::model::{Dns, PodConfig};
 use state::PodId;
@@ -53,6 +59,26 @@ pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), EngineError> {
         path: path.to_owned(),
         source,
     })
+}
+
+/// Write a file that only root may read.
+pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), EngineError> {
+    create_private(path)
+        .and_then(|mut file| file.write_all(bytes))
+        .map_err(|source| EngineError::Io {
+            action: "write",
+            path: path.to_owned(),
+            source,
+        })
+}
+
+pub(crate) fn create_private(path: &Path) -> io::Result<fs::File> {
+    fs::File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
 }
 
 /// A node without the file has no resolver: pods get an empty one, as its own programs do.

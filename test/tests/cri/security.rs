@@ -28,6 +28,18 @@ fn user(value: i64) -> cri::Int64Value {
 }
 
 #[test]
+fn environments_are_for_root_only() {
+    use std::os::unix::fs::PermissionsExt as _;
+    world!(async |node| {
+        let (_pod, id) = node.sleeper("secretive").await?;
+        let spec = format!("{}/containers/{id}/config.json", pintle_test::places::RUN);
+        let mode = std::fs::metadata(&spec)?.permissions().mode();
+        ensure!(mode & 0o077 == 0, "{spec} has mode {mode:o}");
+        Ok(())
+    });
+}
+
+#[test]
 fn users_and_groups_come_from_the_image_or_the_request() {
     world!(async |node| {
         let pod = node.run_pod("users").await?;
