@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use sys::cgroup::Layout;
 
-use crate::error::EngineError;
+use crate::{error::EngineError, teardown::joined};
 
 /// The node's cgroup tree.
 #[derive(Clone, Debug)]
@@ -30,8 +30,8 @@ impl Cgroups {
     }
 
     /// Remove a cgroup and those below it from every hierarchy. It may be gone; one with processes stays and is an error.
-    pub(crate) fn remove(&self, path: &str) -> Result<(), EngineError> {
-        Ok(self.layout.remove(path)?)
+    pub(crate) async fn remove(&self, path: &str) -> Result<(), EngineError> {
+        self.patiently(path, Layout::remove).await
     }
 
     /// Remove a cgroup that other pods may have begun to use: it stays then.
@@ -45,8 +45,18 @@ impl Cgroups {
     }
 
     /// SIGKILL every process in it and below.
-    pub(crate) fn kill_all(&self, path: &str) -> Result<(), EngineError> {
-        Ok(self.layout.kill_all(path)?)
+    pub(crate) async fn kill_all(&self, path: &str) -> Result<(), EngineError> {
+        self.patiently(path, Layout::kill_all).await
+    }
+
+    /// Both wait for the kernel, a second when a process does not go: not on a thread that answers requests.
+    async fn patiently(
+        &self,
+        path: &str,
+        work: fn(&Layout, &str) -> Result<(), sys::SysError>,
+    ) -> Result<(), EngineError> {
+        let (layout, path) = (self.layout.clone(), path.to_owned());
+        joined(tokio::task::spawn_blocking(move || Ok(work(&layout, &path)?)).await)
     }
 
     /// Where the kernel tells of memory kills.

@@ -81,7 +81,12 @@ impl Node {
         self.ledger
             .change_container(&id, |container| ended(container, ending))
             .await?;
-        Ok(())
+        // Where the PID namespace is the pod's or the node's, what the first process left behind lives on, and would hold the
+        // ports and files of the next attempt.
+        match self.ledger.world().containers.get(&id) {
+            Some(container) => self.cgroups.kill_all(&container.cgroup).await,
+            None => Ok(()),
+        }
     }
 
     async fn pause_ended(&self, pod: &PodId) -> Result<(), EngineError> {
@@ -150,7 +155,7 @@ impl Node {
 
     /// End a container that has no monitor, and record its end: from the exit file if its monitor still wrote one.
     pub(crate) async fn end_unwatched(&self, id: &ContainerId, cgroup: &str, why: &str) {
-        if let Err(error) = self.cgroups.kill_all(cgroup) {
+        if let Err(error) = self.cgroups.kill_all(cgroup).await {
             tracing::warn!(container = %id, error = in_full(&error), "its cgroup could not be emptied");
         }
         let exit = std::fs::read(self.paths.bundle(id).join("exit"))

@@ -190,8 +190,9 @@ impl Node {
                 return Ok(());
             }
         };
+        // Also if it does not tell its state now: what ends from here on is reported, and can be asked for.
+        self.adopt_monitor(&pod.id, monitor.clone(), reports);
         let known = monitor.state().await?;
-        self.adopt_monitor(&pod.id, monitor, reports);
         let mut seen = HashSet::new();
         for container in known {
             seen.insert(container.id.clone());
@@ -268,6 +269,7 @@ impl Node {
         for name in names_in(&self.paths.pods()) {
             if let Ok(id) = name.parse::<PodId>()
                 && !world.pods.contains_key(&id)
+                && !self.deferred.has_pod(&id)
             {
                 tracing::warn!(pod = %id, "a pod's directory without a record is removed");
                 let remains = crate::teardown::PodRemains {

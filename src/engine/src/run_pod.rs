@@ -145,6 +145,16 @@ impl Node {
             self.undo_now_or_later(seq, undo).await;
             return Err(error);
         }
+        if self.live.pod(&id).is_none() {
+            // Its monitor died after the namespaces were made and before anyone could know the pod.
+            let not_ready = |pod: &Pod| {
+                Some(Pod {
+                    state: PodState::NotReady,
+                    ..pod.clone()
+                })
+            };
+            self.ledger.change_pod(&id, not_ready).await?;
+        }
         Ok(id)
     }
 

@@ -114,7 +114,12 @@ impl Node {
                 .is_err()
             {
                 stage.enter("killing everything in the container's cgroup");
-                self.cgroups.kill_all(&container.cgroup)?;
+                self.cgroups.kill_all(&container.cgroup).await?;
+                if self.live.pod(&container.pod).is_none() {
+                    // Nobody is there to report its end.
+                    self.end_unwatched(&id, &container.cgroup, "its monitor could not be reached")
+                        .await;
+                }
                 if timeout(self.config.timeouts.kill, self.ended(&id))
                     .await
                     .is_err()
@@ -128,7 +133,7 @@ impl Node {
         }
         // Processes that share a PID namespace with others outlive the container's first one.
         stage.enter("killing what the first process left behind");
-        self.cgroups.kill_all(&container.cgroup)?;
+        self.cgroups.kill_all(&container.cgroup).await?;
         Ok(())
     }
 

@@ -8,12 +8,14 @@
 use std::{io, path::Path};
 
 use network::Attachment;
+use runtime::{Refusal, RuntimeError};
 use serde::{Deserialize, Serialize};
 use state::{ContainerId, PodId};
 
 use crate::{
     error::{EngineError, in_full},
     node::Node,
+    stop_container::SIGKILL,
 };
 
 /// Something to take apart, as it stands in the database.
@@ -82,7 +84,10 @@ impl Node {
                 self.release_pod(remains).await?;
                 self.remove_pod_files(remains).await
             }
-            Undo::Container(remains) => self.remove_container_remains(remains).await,
+            Undo::Container(remains) => {
+                self.end_creation(remains).await;
+                self.remove_container_remains(remains).await
+            }
             Undo::Detach(attachment) => Ok(self.network.detach(attachment).await?),
         }
     }
@@ -110,10 +115,8 @@ impl Node {
                 runtime::Monitor::connect(&self.paths.monitor_socket(&remains.id)).await;
             connected.ok().map(|(monitor, _reports)| monitor)
         };
-        if let Some(monitor) = monitor
-            && let Err(error) = monitor.end().await
-        {
-            tracing::debug!(pod = %remains.id, error = in_full(&error), "the monitor did not end in order");
+        if let Some(monitor) = monitor {
+            first.note(self.end_monitor(&monitor, remains).await);
         }
         // The monitor unpins what it pinned; this is for one that died before it could.
         first.note(sys::mount::unmount(&self.paths.netns(&remains.id)));
@@ -126,6 +129,43 @@ impl Node {
         first.note(remove_tree(&self.paths.namespaces(&remains.id)));
         first.note(sys::mount::unmount(&self.paths.shm(&remains.id)));
         first.outcome()
+    }
+
+    /// End a pod's monitor. One that still has a process does not end, and its socket is the only way to it: that is an error.
+    async fn end_monitor(
+        &self,
+        monitor: &runtime::Monitor,
+        remains: &PodRemains,
+    ) -> Result<(), EngineError> {
+        let busy = |outcome: &Result<(), RuntimeError>| {
+            matches!(
+                outcome,
+                Err(RuntimeError::Refused {
+                    kind: Refusal::Busy,
+                    ..
+                })
+            )
+        };
+        let mut outcome = monitor.end().await;
+        if busy(&outcome) {
+            // The pause container: just killed and not reaped yet, still being made when its server died, or of a runtime
+            // that is gone.
+            let pause = remains.id.as_str();
+            for step in [
+                monitor.signal(pause, SIGKILL).await,
+                monitor.forget(pause).await,
+            ] {
+                if let Err(error) = step {
+                    tracing::debug!(pod = %remains.id, error = in_full(&error), "its pause container is gone, or will not go");
+                }
+            }
+            self.delete_from_runtime(&remains.runtime, pause).await?;
+            outcome = monitor.end().await;
+        }
+        match outcome {
+            Err(RuntimeError::Disconnected { .. }) => Ok(()),
+            outcome => Ok(outcome?),
+        }
     }
 
     /// Remove a released pod's files and the cgroup that was made for it.
@@ -144,6 +184,27 @@ impl Node {
         first.outcome()
     }
 
+    /// The server that asked for a container may have died while its runtime makes it: that comes to its end first, or it would
+    /// be there after all when everything else was taken apart.
+    async fn end_creation(&self, remains: &ContainerRemains) {
+        let Some(live) = self.live.pod(&remains.pod) else {
+            return;
+        };
+        let id = remains.id.as_str();
+        let is_being_made = live.monitor.state().await.is_ok_and(|known| {
+            known
+                .iter()
+                .any(|container| container.id == id && container.pid.is_none())
+        });
+        if is_being_made && let Err(error) = live.monitor.forget(id).await {
+            tracing::debug!(
+                container = id,
+                error = in_full(&error),
+                "its creation could not be cut short"
+            );
+        }
+    }
+
     /// Take apart everything that a container may have.
     pub(crate) async fn remove_container_remains(
         &self,
@@ -154,14 +215,14 @@ impl Node {
             .delete_from_runtime(&remains.runtime, remains.id.as_str())
             .await;
         // With a broken runtime the cgroup is the truth: when nothing runs in it, the container is gone.
-        let killed = self.cgroups.kill_all(&remains.cgroup);
+        let killed = self.cgroups.kill_all(&remains.cgroup).await;
         if deleted.is_err() && killed.is_ok() {
             tracing::warn!(container = %remains.id, "the runtime could not delete it; its cgroup was emptied instead");
         } else {
             first.note(deleted);
         }
         first.note(killed);
-        first.note(self.cgroups.remove(&remains.cgroup));
+        first.note(self.cgroups.remove(&remains.cgroup).await);
         let (store, paths, id) = (self.store.clone(), self.paths.clone(), remains.id.clone());
         let unmounted = tokio::task::spawn_blocking(move || {
             storage::Rootfs::unmount(&store, id.as_str(), &paths.rootfs(&id))?;
@@ -170,8 +231,10 @@ impl Node {
         first.note(joined(unmounted.await));
         if let Some(live) = self.live.pod(&remains.pod)
             && let Err(error) = live.monitor.forget(remains.id.as_str()).await
+            && !error.is_not_found()
+            && !matches!(error, RuntimeError::Disconnected { .. })
         {
-            tracing::debug!(container = %remains.id, error = in_full(&error), "the monitor could not forget it");
+            first.note(Err::<(), _>(error));
         }
         first.outcome()
     }

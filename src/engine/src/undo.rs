@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use state::PodId;
 use tokio::sync::Notify;
 
 use crate::{
@@ -50,6 +51,14 @@ impl Deferred {
         waiting
             .values()
             .any(|undo| matches!(undo, Undo::Detach(attachment) if attachment.pod_id == pod_id))
+    }
+
+    /// Whether a half-made pod waits to be taken apart.
+    pub(crate) fn has_pod(&self, id: &PodId) -> bool {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting
+            .values()
+            .any(|undo| matches!(undo, Undo::Pod(remains) if remains.id == *id))
     }
 
     fn snapshot(&self) -> Vec<(u64, Undo)> {

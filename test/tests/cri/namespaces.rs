@@ -36,6 +36,23 @@ async fn sleeper_in(
 }
 
 #[test]
+fn what_a_first_process_leaves_behind_ends_with_it() {
+    world!(async |node| {
+        let (pod, options) = pod_with_pid_mode(node, "orphans", NamespaceMode::Pod).await?;
+        let mut config = node::container("parent", "sleep 314159 & sleep 0.2; exit 7");
+        node::security(&mut config).namespace_options = Some(options);
+        let id = node.start_container(&pod, &config).await?;
+        ensure!(node.exited(&id).await?.exit_code == 7, "another exit code");
+        settle::until_true("its child is gone", async || {
+            Ok(!processes::all()
+                .iter()
+                .any(|process| process.command == "sleep 314159"))
+        })
+        .await
+    });
+}
+
+#[test]
 fn with_container_pid_mode_each_container_is_pid_1() {
     world!(async |node| {
         let (pod, options) = pod_with_pid_mode(node, "apart", NamespaceMode::Container).await?;

@@ -123,6 +123,46 @@ fn after_a_reboot_nothing_of_the_former_boot_is_left() {
 }
 
 #[test]
+fn a_full_run_costs_no_monitor_its_life() {
+    const WAIT: &str = "/run/test/go/wait";
+    const FILLER: &str = "/run/filler";
+    world!(async |node| {
+        let pod = node.run_pod("full").await?;
+        let mut config = node::container(
+            "c",
+            "while [ -e /run/go/wait ]; do sleep 0.05; done; exit 3",
+        );
+        config.mounts.push(cri::Mount {
+            host_path: "/run/test/go".to_owned(),
+            container_path: "/run/go".to_owned(),
+            ..cri::Mount::default()
+        });
+        world::make_dirs("/run/test/go")?;
+        world::write(WAIT, "")?;
+        node.image("busybox:latest").await?;
+        let id = node.start_container(&pod, &config).await?;
+        node.kill_server()?;
+        world::run("mount", ["-o", "remount,size=64m", "/run"])?;
+        // To the last page: what a container can do to its /etc/hostname.
+        let filled = std::process::Command::new("dd")
+            .args(["if=/dev/zero", &format!("of={FILLER}"), "bs=4k"])
+            .output()?;
+        ensure!(!filled.status.success(), "/run is not full");
+        std::fs::remove_file(WAIT)?;
+        settle::until_true("it has ended", async || {
+            Ok(pintle_test::processes::with_command("/run/go/wait").is_empty())
+        })
+        .await?;
+        ensure!(node::monitors().len() == 1, "its monitor died");
+        std::fs::remove_file(FILLER)?;
+        node.start_server().await?;
+        let ended = node.exited(&id).await?;
+        ensure!(ended.exit_code == 3, "{ended:?}");
+        Ok(())
+    });
+}
+
+#[test]
 fn a_plugin_that_hangs_after_a_reboot_does_not_keep_the_server_from_serving() {
     const HANGS: &str = "/run/test/plugin-hangs";
     let setup = Setup::default()
