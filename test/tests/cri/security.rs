@@ -34,7 +34,7 @@ fn environments_are_for_root_only() {
         let (_pod, id) = node.sleeper("secretive").await?;
         let spec = format!("{}/containers/{id}/config.json", pintle_test::places::RUN);
         let mode = std::fs::metadata(&spec)?.permissions().mode();
-        ensure!(mode & 0o077 == 0, "{spec} has mode {mode:o}");
+        ensure!(mode & 0o777 == 0o600, "{spec} has mode {mode:o}");
         Ok(())
     });
 }
