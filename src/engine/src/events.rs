@@ -78,15 +78,18 @@ impl Node {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner) = Some(ending);
         }
-        self.ledger
+        let changed = self
+            .ledger
             .change_container(&id, |container| ended(container, ending))
             .await?;
         // Where the PID namespace is the pod's or the node's, what the first process left behind lives on, and would hold the
         // ports and files of the next attempt.
-        match self.ledger.world().containers.get(&id) {
-            Some(container) => self.cgroups.kill_all(&container.cgroup).await,
-            None => Ok(()),
+        if let Some(container) = changed
+            && let Err(error) = self.cgroups.kill_all(&container.cgroup).await
+        {
+            tracing::warn!(container = %id, error = in_full(&error), "what its first process left behind lives on");
         }
+        Ok(())
     }
 
     async fn pause_ended(&self, pod: &PodId) -> Result<(), EngineError> {
