@@ -63,7 +63,16 @@ pub(super) async fn run(
 
 async fn import_one(inner: &Arc<Inner>, archived: ArchivedImage) -> Result<Arc<Image>, ImageError> {
     let what = archived.what;
-    let config = ParsedConfig::parse(&archived.config, &format!("configuration of {what}"))?;
+    let (raw_config, config_digest, config) = blocking({
+        let (part, limit) = (archived.config, inner.config.limits.config_bytes);
+        let what = format!("configuration of {what}");
+        move || {
+            let (bytes, digest) = part.read(&what, limit)?;
+            let parsed = ParsedConfig::parse(&bytes, &what)?;
+            Ok((bytes, digest, parsed))
+        }
+    })
+    .await?;
     config.check_platform(&inner.config.platform, &what)?;
     if config.diffs.len() != archived.layers.len() {
         return Err(ImageError::corrupt(
@@ -105,9 +114,9 @@ async fn import_one(inner: &Arc<Inner>, archived: ArchivedImage) -> Result<Arc<I
         .collect();
     inner
         .commit(NewImage {
-            id: ImageId::from(archived.config_digest),
+            id: ImageId::from(config_digest),
             manifest_digest: archived.manifest_digest,
-            raw_config: archived.config,
+            raw_config,
             config,
             pins,
             prepared,

@@ -30,10 +30,30 @@ pub(super) struct ArchivedImage {
     /// Of an OCI layout only. The digest that the archive's index gives the image is one by which it may be asked for.
     pub(super) digest: Option<Digest>,
     pub(super) manifest_digest: Option<Digest>,
-    pub(super) config: Bytes,
-    pub(super) config_digest: Digest,
+    /// Left in the archive: a thousand images' configurations at once could fill the memory.
+    pub(super) config: ArchivedConfig,
     /// Lowest first.
     pub(super) layers: Vec<ArchivedLayer>,
+}
+
+/// An image's configuration in an archive.
+#[derive(Clone, Debug)]
+pub(super) struct ArchivedConfig {
+    content: Slice,
+    /// What it has to hash to. Docker archives do not say.
+    digest: Option<Digest>,
+}
+
+impl ArchivedConfig {
+    /// Its bytes, verified, and their digest. Blocks.
+    pub(super) fn read(self, what: &str, limit: u64) -> Result<(Bytes, Digest), ImageError> {
+        if let Some(digest) = self.digest {
+            return Ok((verified(self.content, &digest, what, limit)?, digest));
+        }
+        let bytes = self.content.whole(what, limit)?;
+        let digest = Digest::sha256_of(&bytes);
+        Ok((bytes, digest))
+    }
 }
 
 /// One layer of an archive.
@@ -146,10 +166,11 @@ impl Layout<'_> {
             )),
             Document::Manifest(manifest) => {
                 manifest.check(what, self.limits.layers)?;
-                let config = self.blob(
-                    &manifest.config,
-                    self.limits.config_bytes,
+                let config = self.tape.expect(&blob_path(&manifest.config.digest))?;
+                check_size(
                     &format!("configuration of {what}"),
+                    config.size(),
+                    manifest.config.size,
                 )?;
                 let layers = manifest
                     .layers
@@ -172,8 +193,10 @@ impl Layout<'_> {
                     names: Vec::new(),
                     digest: None,
                     manifest_digest: Some(descriptor.digest.clone()),
-                    config,
-                    config_digest: manifest.config.digest,
+                    config: ArchivedConfig {
+                        content: config,
+                        digest: Some(manifest.config.digest),
+                    },
                     layers,
                 })
             }
@@ -184,18 +207,23 @@ impl Layout<'_> {
     fn blob(&self, descriptor: &Descriptor, limit: u64, what: &str) -> Result<Bytes, ImageError> {
         let slice = self.tape.expect(&blob_path(&descriptor.digest))?;
         check_size(what, slice.size(), descriptor.size)?;
-        let bytes = slice.whole(what, limit)?;
-        let mut hasher = Hasher::like(Some(&descriptor.digest));
-        hasher.update(&bytes);
-        let found = hasher.finish();
-        if found != descriptor.digest {
-            return Err(ImageError::corrupt(
-                what,
-                format!("its digest should be {} and is {found}", descriptor.digest),
-            ));
-        }
-        Ok(bytes)
+        verified(slice, &descriptor.digest, what, limit)
     }
+}
+
+/// A part's bytes, if they hash to this digest.
+fn verified(slice: Slice, digest: &Digest, what: &str, limit: u64) -> Result<Bytes, ImageError> {
+    let bytes = slice.whole(what, limit)?;
+    let mut hasher = Hasher::like(Some(digest));
+    hasher.update(&bytes);
+    let found = hasher.finish();
+    if found != *digest {
+        return Err(ImageError::corrupt(
+            what,
+            format!("its digest should be {digest} and is {found}"),
+        ));
+    }
+    Ok(bytes)
 }
 
 pub(super) fn blob_path(digest: &Digest) -> String {
@@ -289,17 +317,16 @@ fn docker_images(
                 ),
             });
         }
-        let config = tape
-            .expect(&entry.config)?
-            .whole(&format!("configuration of {what}"), limits.config_bytes)?;
-        let config_digest = Digest::sha256_of(&config);
+        let config = ArchivedConfig {
+            content: tape.expect(&entry.config)?,
+            digest: None,
+        };
         images.push(ArchivedImage {
             what,
             names,
             digest: None,
             manifest_digest: None,
             config,
-            config_digest,
             layers: layers
                 .iter()
                 .map(|path| {
