@@ -176,7 +176,7 @@ impl Engine {
         network: Network,
     ) -> Result<Self, EngineError> {
         let layout = Layout::detect()?;
-        let found = restore::read(contents)?;
+        let found = restore::read(contents);
         let tracker = TaskTracker::new();
         let node = Arc::new(Node {
             paths: Paths::new(&config.run, &config.netns_dir),

@@ -17,11 +17,15 @@ use crate::{
     ledger::UndoSeq,
     node::Node,
     teardown::{Undo, remove_tree},
-    world::{ContainerState, Pod, PodState, World},
+    world::{Container, ContainerState, Pod, PodState, World},
 };
 
 /// How long the start of the server waits for what a former one left to be undone.
 const UNDO_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Pauses between questions to a monitor that does not answer.
+const FIRST_QUESTION_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_QUESTION_PAUSE: Duration = Duration::from_mins(1);
 
 /// What the records say.
 #[derive(Debug)]
@@ -32,7 +36,7 @@ pub(crate) struct Found {
 }
 
 /// Read the records.
-pub(crate) fn read(contents: PodsContents) -> Result<Found, EngineError> {
+pub(crate) fn read(contents: PodsContents) -> Found {
     let mut world = World::default();
     for (id, body) in contents.pods {
         match serde_json::from_slice::<Pod>(&body) {
@@ -45,7 +49,7 @@ pub(crate) fn read(contents: PodsContents) -> Result<Found, EngineError> {
         }
     }
     for (id, _, body) in contents.containers {
-        match serde_json::from_slice::<crate::Container>(&body) {
+        match serde_json::from_slice::<Container>(&body) {
             Ok(container) => {
                 world.containers.insert(id, Arc::new(container));
             }
@@ -58,17 +62,19 @@ pub(crate) fn read(contents: PodsContents) -> Result<Found, EngineError> {
     let mut next_undo = 1;
     for row in contents.undos {
         next_undo = row.seq + 1;
-        let undo = serde_json::from_slice(&row.body).map_err(|source| EngineError::Record {
-            id: format!("undo of {}", row.owner),
-            source,
-        })?;
-        undos.push((UndoSeq(row.seq), undo));
+        match serde_json::from_slice(&row.body) {
+            Ok(undo) => undos.push((UndoSeq(row.seq), undo)),
+            // Of what it was about, the sweep finds what has a directory or an attachment.
+            Err(error) => {
+                tracing::error!(of = %row.owner, error = in_full(&error), "an undo record cannot be read; it is set aside");
+            }
+        }
     }
-    Ok(Found {
+    Found {
         world,
         undos,
         next_undo,
-    })
+    }
 }
 
 impl Node {
@@ -125,7 +131,7 @@ impl Node {
         let mut tasks = tokio::task::JoinSet::new();
         for (seq, undo) in undos {
             if matches!(undo, Undo::Detach(_)) {
-                self.deferred.add(seq, undo);
+                self.deferred.add_untried(seq, undo);
                 continue;
             }
             let node = Arc::clone(self);
@@ -192,7 +198,51 @@ impl Node {
         };
         // Also if it does not tell its state now: what ends from here on is reported, and can be asked for.
         self.adopt_monitor(&pod.id, monitor.clone(), reports);
-        let known = monitor.state().await?;
+        match monitor.state().await {
+            Ok(known) => self.take_stock(pod, &containers, known).await,
+            Err(error) => {
+                tracing::error!(pod = %pod.id, error = in_full(&error), "its monitor does not tell its state; it is asked again");
+                self.ask_again(pod.clone(), monitor);
+                Ok(())
+            }
+        }
+    }
+
+    /// A monitor that has not told what became of its containers is asked until it does, or is gone.
+    fn ask_again(self: &Arc<Self>, pod: Pod, monitor: runtime::Monitor) {
+        let node = Arc::downgrade(self);
+        tokio::spawn(async move {
+            let mut pause = FIRST_QUESTION_PAUSE;
+            loop {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_QUESTION_PAUSE);
+                let Some(strong) = node.upgrade() else { return };
+                // From before the question: the answer says nothing of what is made after it.
+                let world = strong.ledger.world();
+                drop(strong);
+                let known = monitor.state().await;
+                let Some(node) = node.upgrade() else { return };
+                if node.live.pod(&pod.id).is_none() {
+                    return;
+                }
+                if let Ok(known) = known {
+                    let containers: Vec<_> = world.containers_of(&pod.id).cloned().collect();
+                    if let Err(error) = node.take_stock(&pod, &containers, known).await {
+                        tracing::error!(pod = %pod.id, error = in_full(&error), "what its monitor told could not be recorded");
+                    }
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Bring a pod's containers in line with what its monitor knows of them.
+    async fn take_stock(
+        &self,
+        pod: &Pod,
+        containers: &[Arc<Container>],
+        known: Vec<runtime::ContainerState>,
+    ) -> Result<(), EngineError> {
         let mut seen = HashSet::new();
         for container in known {
             seen.insert(container.id.clone());
@@ -212,7 +262,7 @@ impl Node {
             )
             .await;
         }
-        for container in &containers {
+        for container in containers {
             if container.state != ContainerState::Exited && !seen.contains(container.id.as_str()) {
                 self.end_unwatched(
                     &container.id,
@@ -227,7 +277,7 @@ impl Node {
     }
 
     /// A server that died between the runtime's `start` and the record of it left a running container as created.
-    async fn settle_start(&self, container: &crate::Container) -> Result<(), EngineError> {
+    async fn settle_start(&self, container: &Container) -> Result<(), EngineError> {
         if container.state != ContainerState::Created {
             return Ok(());
         }
@@ -325,4 +375,36 @@ fn names_in(directory: &std::path::Path) -> Vec<String> {
         .flatten()
         .filter_map(|entry| entry.file_name().into_string().ok())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use state::UndoRow;
+
+    use super::*;
+
+    #[test]
+    fn records_that_cannot_be_read_keep_no_others_from_being_read() {
+        let undo = |seq, body: &[u8]| UndoRow {
+            seq,
+            owner: "a pod".to_owned(),
+            body: body.to_vec(),
+        };
+        let good = serde_json::to_vec(&Undo::Detach(network::Attachment::default()));
+        let found = read(PodsContents {
+            pods: vec![(PodId::random(), b"{}".to_vec())],
+            containers: vec![(ContainerId::random(), PodId::random(), b"\xff".to_vec())],
+            undos: vec![
+                undo(3, &good.unwrap_or_default()),
+                undo(4, b"{\"Pod\":7}"),
+                undo(9, b""),
+            ],
+            ..PodsContents::default()
+        });
+        assert!(found.world.pods.is_empty() && found.world.containers.is_empty());
+        let read: Vec<_> = found.undos.iter().map(|(seq, _)| seq.0).collect();
+        assert_eq!(read, [3]);
+        // Those set aside keep their numbers.
+        assert_eq!(found.next_undo, 10);
+    }
 }
