@@ -43,5 +43,5 @@ pub use error::ImageError;
 pub use image::{Image, ImageRunConfig};
 pub use layers::ImageLease;
 pub use pull::PullRequest;
-pub use reference::{Reference, ReferenceError, ReferenceFault};
+pub use reference::{Reference, ReferenceError, ReferenceFault, is_registry_host};
 pub use store::{FsUsage, Images};

@@ -180,6 +180,11 @@ pub(crate) fn normal_host(host: &str) -> String {
     }
 }
 
+/// Whether a text can be the host of a registry in a reference: `host`, `host:port`, an address; no scheme and no path.
+pub fn is_registry_host(text: &str) -> bool {
+    check_host(text).is_ok()
+}
+
 /// The first `characters` of a text that may be hostile, without control characters, for an error message.
 pub(crate) fn clip(text: &str, characters: usize) -> String {
     let mut clipped: String = text

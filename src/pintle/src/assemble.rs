@@ -239,7 +239,11 @@ pub(crate) fn registries(config: &Config) -> BTreeMap<String, RegistryConfig> {
                 plain_http: registry.plain_http,
                 insecure_skip_verify: registry.skip_verify,
                 ca: registry.ca.clone(),
-                mirrors: registry.mirrors.clone(),
+                mirrors: registry
+                    .mirrors
+                    .iter()
+                    .map(|mirror| mirror.0.clone())
+                    .collect(),
             };
             (host.clone(), registry)
         })

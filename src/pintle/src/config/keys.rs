@@ -10,7 +10,7 @@ use tracing_subscriber::filter::Targets;
 
 use super::{
     node::Value,
-    scalars::{ByteSize, Limit, Table, words},
+    scalars::{ByteSize, Limit, RegistryHost, Table, words},
     setting::{Named, Scalar, scalar_settings, section},
 };
 
@@ -153,8 +153,9 @@ section! {
         ca: Option<PathBuf> = None,
         /// Accept any certificate. For a laboratory only.
         skip_verify: bool = false,
-        /// Hosts, or URLs, that are asked first, in this order; the registry itself stays the last resort.
-        mirrors: Vec<String> = Vec::new(),
+        /// Hosts, or host:port, that are asked first, in this order; the registry itself stays the last resort. How to talk to a
+        /// mirror stands under its own name in `registries`.
+        mirrors: Vec<RegistryHost> = Vec::new(),
     }
 }
 
@@ -299,6 +300,10 @@ impl Named for Runtime {
 
 impl Named for Registry {
     const EXAMPLE: &'static str = "registry.example:5000";
+
+    fn refused(name: &str) -> Option<&'static str> {
+        (!image::is_registry_host(name)).then_some(RegistryHost::FORM)
+    }
 }
 
 fn built_in_runtimes() -> BTreeMap<String, Runtime> {

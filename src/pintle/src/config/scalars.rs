@@ -11,7 +11,17 @@ use super::{
 };
 
 scalar_settings!(
-    bool, u64, u32, NonZeroU32, String, PathBuf, Duration, ByteSize, Limit, Capability
+    bool,
+    u64,
+    u32,
+    NonZeroU32,
+    String,
+    PathBuf,
+    Duration,
+    ByteSize,
+    Limit,
+    Capability,
+    RegistryHost
 );
 
 impl Scalar for bool {
@@ -100,6 +110,31 @@ impl Scalar for PathBuf {
 
     fn to_yaml(&self) -> String {
         quoted(&self.to_string_lossy())
+    }
+}
+
+/// A registry's host, or `host:port`, as references name it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RegistryHost(pub(crate) String);
+
+impl RegistryHost {
+    /// What a name of a registry has to be.
+    pub(crate) const FORM: &'static str =
+        "a host such as `registry.example` or `10.0.0.1:5000`, without scheme and path";
+}
+
+impl Scalar for RegistryHost {
+    const EXPECTED: &'static str = Self::FORM;
+
+    fn from_value(value: &Value) -> Option<Self> {
+        match value {
+            Value::Text(text) if image::is_registry_host(text) => Some(Self(text.clone())),
+            _ => None,
+        }
+    }
+
+    fn to_yaml(&self) -> String {
+        quoted(&self.0)
     }
 }
 

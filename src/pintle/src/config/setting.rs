@@ -74,6 +74,11 @@ pub(crate) trait Named {
     const EXAMPLE: &'static str;
     /// Names that are there by default, so that their absence has to be shown.
     const BUILT_IN: &'static [&'static str] = &[];
+
+    /// What a name has to be, where not every text will do.
+    fn refused(_name: &str) -> Option<&'static str> {
+        None
+    }
 }
 
 /// Declares a section: `/// documentation`, then `key: Type = default`, with `@live` in front of a key that SIGHUP reloads.
@@ -297,6 +302,14 @@ impl<T: Setting + Default + Named> Setting for BTreeMap<String, T> {
                 continue;
             }
             let path = join(key, &entry.key);
+            if let Some(expected) = T::refused(&entry.key) {
+                problems.push(wrong(
+                    key,
+                    entry.at,
+                    expected,
+                    &Value::Text(entry.key.clone()),
+                ));
+            }
             let known = self.remove(&entry.key).unwrap_or_default();
             let value = known.read(entry.value, &path, problems);
             self.insert(entry.key, value);

@@ -44,6 +44,16 @@ fn problems(text: &str) -> String {
     "image: {registries: {r: {plain_http: yes}}}",
     "`image.registries.r.plain_http` at /etc/pintle/config.yaml:1:38: expected `true` or `false`, found \"yes\""
 )]
+#[case::url_of_a_mirror(
+    "image: {registries: {r: {mirrors: ['http://m:5000']}}}",
+    "`image.registries.r.mirrors[0]` at /etc/pintle/config.yaml:1:36: expected a host such as `registry.example` or \
+     `10.0.0.1:5000`, without scheme and path, found \"http://m:5000\""
+)]
+#[case::url_of_a_registry(
+    "image: {registries: {'https://r': {plain_http: true}}}",
+    "`image.registries` at /etc/pintle/config.yaml:1:22: expected a host such as `registry.example` or \
+     `10.0.0.1:5000`, without scheme and path, found \"https://r\""
+)]
 #[case::relative_path(
     "root: var/lib\n",
     "`root` at /etc/pintle/config.yaml:1:7: expected an absolute path, found \"var/lib\""
