@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-/// Optional abilities of a runtime. A runtime without the `features` subcommand has none of them.
+/// Optional abilities of a runtime. One without the `features` subcommand has none of them but what `quirks` knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RuntimeFeatures {
     /// Whether the runtime answered `features` at all.

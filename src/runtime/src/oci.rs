@@ -84,6 +84,9 @@ impl OciRuntime {
                 }
             }
         }
+        if !features.reported {
+            features.recursive_readonly = quirks.knows_recursive_readonly(&version);
+        }
         Ok(Self {
             inner: Arc::new(Inner {
                 config,

@@ -10,6 +10,8 @@ pub(crate) struct Quirks {
     pub(crate) name: &'static str,
     /// Has the subcommand `features`.
     pub(crate) features: bool,
+    /// Knows the mount option `rro` since this version, for versions that do not have `features` yet.
+    pub(crate) recursive_readonly_since: Option<(u32, u32)>,
     /// The init process is a process of the node: a signal to it reaches the container, and it ends with the container.
     /// Otherwise it stands for a virtual machine or a kernel in user space, which only the runtime can talk to.
     pub(crate) signals_by_pid: bool,
@@ -27,6 +29,7 @@ pub(crate) const TABLE: [Quirks; 6] = [
         kind: RuntimeKind::Crun,
         name: "crun",
         features: true,
+        recursive_readonly_since: Some((1, 4)),
         signals_by_pid: true,
         sandbox_container: false,
         stdin_path: "/dev/stdin",
@@ -36,6 +39,7 @@ pub(crate) const TABLE: [Quirks; 6] = [
         kind: RuntimeKind::Runc,
         name: "runc",
         features: true,
+        recursive_readonly_since: None,
         signals_by_pid: true,
         sandbox_container: false,
         stdin_path: "-",
@@ -45,6 +49,7 @@ pub(crate) const TABLE: [Quirks; 6] = [
         kind: RuntimeKind::Youki,
         name: "youki",
         features: true,
+        recursive_readonly_since: None,
         signals_by_pid: true,
         sandbox_container: false,
         stdin_path: "-",
@@ -54,6 +59,7 @@ pub(crate) const TABLE: [Quirks; 6] = [
         kind: RuntimeKind::Runsc,
         name: "runsc",
         features: false,
+        recursive_readonly_since: None,
         signals_by_pid: false,
         sandbox_container: true,
         stdin_path: "-",
@@ -63,6 +69,7 @@ pub(crate) const TABLE: [Quirks; 6] = [
         kind: RuntimeKind::Kata,
         name: "kata-runtime",
         features: false,
+        recursive_readonly_since: None,
         signals_by_pid: false,
         sandbox_container: true,
         stdin_path: "-",
@@ -72,6 +79,7 @@ pub(crate) const TABLE: [Quirks; 6] = [
         kind: RuntimeKind::Other,
         name: "",
         features: true,
+        recursive_readonly_since: None,
         signals_by_pid: true,
         sandbox_container: false,
         stdin_path: "-",
@@ -102,6 +110,24 @@ pub(crate) fn recognise(program: &str, version: &str) -> &'static Quirks {
         .unwrap_or(other)
 }
 
+impl Quirks {
+    /// Whether a runtime that tells no features knows `rro` all the same, by its version line.
+    pub(crate) fn knows_recursive_readonly(&self, version: &str) -> bool {
+        self.recursive_readonly_since
+            .zip(release(version))
+            .is_some_and(|(since, release)| release >= since)
+    }
+}
+
+/// Major and minor number of the first word that begins like a version: `crun version 1.8.1` is 1.8.
+fn release(version: &str) -> Option<(u32, u32)> {
+    version.split_whitespace().find_map(|word| {
+        let mut numbers = word.split(|c: char| !c.is_ascii_digit());
+        let major = numbers.next()?.parse().ok()?;
+        Some((major, numbers.next()?.parse().ok()?))
+    })
+}
+
 fn first_word(text: &str) -> &str {
     let end = text
         .find(|c: char| !c.is_ascii_alphanumeric())
@@ -111,7 +137,7 @@ fn first_word(text: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::recognise;
+    use super::{of, recognise};
     use crate::RuntimeKind;
 
     #[test]
@@ -131,6 +157,26 @@ mod tests {
                 recognise(program, version).kind,
                 kind,
                 "{program} {version}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_a_runtime_without_features_can_do_depends_on_its_version() {
+        for (kind, version, knows) in [
+            (RuntimeKind::Crun, "crun version 1.8.1", true),
+            (RuntimeKind::Crun, "crun version 1.4", true),
+            (RuntimeKind::Crun, "crun version 1.3.9", false),
+            (RuntimeKind::Crun, "crun version 0.21", false),
+            (RuntimeKind::Crun, "crun version 2.0-rc1", true),
+            (RuntimeKind::Crun, "crun", false),
+            (RuntimeKind::Crun, "crun version UNKNOWN", false),
+            (RuntimeKind::Runc, "runc version 1.0.3", false),
+        ] {
+            assert_eq!(
+                of(kind).knows_recursive_readonly(version),
+                knows,
+                "{version}"
             );
         }
     }
