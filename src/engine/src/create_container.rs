@@ -428,29 +428,16 @@ mod test {
 
     use rstest::rstest;
     use spec::model::PodConfig;
-    use state::PodId;
 
     use super::*;
 
     fn pod(log_directory: &str) -> Pod {
         Pod {
-            id: PodId::random(),
             config: Arc::new(PodConfig {
                 log_directory: log_directory.into(),
                 ..PodConfig::default()
             }),
-            handler: String::new(),
-            runtime: "crun".into(),
-            state: PodState::Ready,
-            created_at_unix_ns: 1,
-            ips: Vec::new(),
-            hostname: "h".into(),
-            cgroup_parent: "/p".into(),
-            own_cgroups: Vec::new(),
-            has_pause: false,
-            released: false,
-            warnings: Vec::new(),
-            list_item: Memo::default(),
+            ..crate::samples::pod()
         }
     }
 

@@ -1,6 +1,9 @@
 //! What monitors report: ends of containers and of pause processes, and their own.
 
-use std::{sync::PoisonError, sync::Weak, time::Duration};
+use std::{
+    sync::{PoisonError, Weak, atomic::Ordering},
+    time::Duration,
+};
 
 use runtime::MonitorEvent;
 use state::{ContainerId, PodId};
@@ -10,7 +13,7 @@ use crate::{
     error::{EngineError, in_full},
     ledger::unix_now_ns,
     node::Node,
-    world::{ContainerState, Ending, Pod, PodState, ended, lost},
+    world::{ContainerState, Ending, Pod, PodState, ended, lost, started},
 };
 
 /// How often a broken connection to a living monitor is tried anew, and how long apart.
@@ -77,6 +80,15 @@ impl Node {
                 .early_end
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner) = Some(ending);
+        }
+        if self.live.container(&id).starting.load(Ordering::SeqCst) {
+            // It was quicker than the runtime's own end. Whoever follows it sees it run before it ends.
+            self.ledger
+                .change_container(&id, |container| {
+                    (container.state == ContainerState::Created)
+                        .then(|| started(container, ending.at_unix_ns))
+                })
+                .await?;
         }
         let changed = self
             .ledger

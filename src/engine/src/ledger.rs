@@ -2,7 +2,8 @@
 //!
 //! One mutex orders the writers. Under it a change is computed from the newest world, queued for the database's writer
 //! thread and published; outside of it the caller waits for the commit. So the order of commits is the order of
-//! snapshots, readers wait for nothing, and no lock is held across an await. New objects are committed before they are
+//! snapshots, readers wait for nothing, and no lock is held across an await. Events are sent under the same lock, after the snapshot
+//! that shows them. New objects are committed before they are
 //! published: a client never sees a pod that a crash could take back.
 
 use std::{
@@ -20,6 +21,7 @@ use tokio::sync::watch;
 
 use crate::{
     error::EngineError,
+    feed::{self, Feed, Subscription},
     teardown::Undo,
     world::{Container, Pod, World},
 };
@@ -37,6 +39,8 @@ pub(crate) struct Ledger {
     writer: Mutex<()>,
     /// Counts published worlds; those who wait for a state watch it.
     version: watch::Sender<u64>,
+    /// Tells clients of what changes.
+    feed: Feed,
     next_undo: AtomicU64,
     last_time: AtomicI64,
 }
@@ -48,6 +52,7 @@ impl Ledger {
             world: ArcSwap::from_pointee(world),
             writer: Mutex::new(()),
             version: watch::Sender::new(0),
+            feed: Feed::default(),
             next_undo: AtomicU64::new(next_undo),
             last_time: AtomicI64::new(0),
         }
@@ -108,8 +113,10 @@ impl Ledger {
                 PodsChange::DeleteUndo { seq: undo.0 },
             ])
             .await?;
+        let pod = Arc::new(pod);
         self.publish(|world| {
-            world.pods.insert(pod.id.clone(), Arc::new(pod));
+            world.pods.insert(pod.id.clone(), Arc::clone(&pod));
+            feed::pod_changes(None, Some(&pod))
         });
         Ok(())
     }
@@ -132,8 +139,11 @@ impl Ledger {
                 PodsChange::DeleteUndo { seq: undo.0 },
             ])
             .await?;
+        let container = Arc::new(container);
         self.publish(|world| {
-            world.containers.insert(id, Arc::new(container));
+            world.containers.insert(id, Arc::clone(&container));
+            let pod = world.pods.get(&container.pod);
+            feed::container_changes(None, Some(&container), pod)
         });
         Ok(())
     }
@@ -147,7 +157,10 @@ impl Ledger {
         let (pod, commit) = {
             let _order = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
             let mut world = World::clone(&self.world.load());
-            let Some(pod) = world.pods.get(id).and_then(|old| change(old)) else {
+            let Some(old) = world.pods.get(id).cloned() else {
+                return Ok(None);
+            };
+            let Some(pod) = change(&old) else {
                 return Ok(None);
             };
             let body = encode(id.as_str(), &pod)?;
@@ -157,7 +170,7 @@ impl Ledger {
             }]);
             let pod = Arc::new(pod);
             world.pods.insert(id.clone(), Arc::clone(&pod));
-            self.swap(world);
+            self.swap(world, feed::pod_changes(Some(&old), Some(&pod)));
             (pod, commit)
         };
         commit.await?;
@@ -173,7 +186,10 @@ impl Ledger {
         let (container, commit) = {
             let _order = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
             let mut world = World::clone(&self.world.load());
-            let Some(container) = world.containers.get(id).and_then(|old| change(old)) else {
+            let Some(old) = world.containers.get(id).cloned() else {
+                return Ok(None);
+            };
+            let Some(container) = change(&old) else {
                 return Ok(None);
             };
             let body = encode(id.as_str(), &container)?;
@@ -185,7 +201,9 @@ impl Ledger {
             }]);
             let container = Arc::new(container);
             world.containers.insert(id.clone(), Arc::clone(&container));
-            self.swap(world);
+            let in_pod = world.pods.get(&container.pod);
+            let changes = feed::container_changes(Some(&old), Some(&container), in_pod);
+            self.swap(world, changes);
             (container, commit)
         };
         commit.await?;
@@ -195,7 +213,8 @@ impl Ledger {
     /// The pod is gone from the node, and so is its record.
     pub(crate) async fn remove_pod(&self, id: &PodId) -> Result<(), EngineError> {
         self.publish(|world| {
-            world.pods.remove(id);
+            let old = world.pods.remove(id);
+            feed::pod_changes(old.as_ref(), None)
         });
         Ok(self
             .db
@@ -206,7 +225,9 @@ impl Ledger {
     /// The container is gone from the node, and so is its record.
     pub(crate) async fn remove_container(&self, id: &ContainerId) -> Result<(), EngineError> {
         self.publish(|world| {
-            world.containers.remove(id);
+            let old = world.containers.remove(id);
+            let pod = old.as_ref().and_then(|old| world.pods.get(&old.pod));
+            feed::container_changes(old.as_deref(), None, pod)
         });
         Ok(self
             .db
@@ -229,16 +250,32 @@ impl Ledger {
         }
     }
 
-    fn publish(&self, change: impl FnOnce(&mut World)) {
+    /// Every event from now on; see [`feed`].
+    pub(crate) fn subscribe(&self) -> Subscription {
         let _order = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut world = World::clone(&self.world.load());
-        change(&mut world);
-        self.swap(world);
+        self.feed
+            .subscribe(&self.world.load_full(), || self.timestamp())
     }
 
-    fn swap(&self, world: World) {
-        self.world.store(Arc::new(world));
+    /// Subscribers may come from now on.
+    pub(crate) fn open_feed(&self) {
+        let _order = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        self.feed.open();
+    }
+
+    fn publish(&self, change: impl FnOnce(&mut World) -> Vec<feed::Change>) {
+        let _order = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut world = World::clone(&self.world.load());
+        let changes = change(&mut world);
+        self.swap(world, changes);
+    }
+
+    /// The writer's lock is held.
+    fn swap(&self, world: World, changes: Vec<feed::Change>) {
+        let world = Arc::new(world);
+        self.world.store(Arc::clone(&world));
         self.version.send_modify(|version| *version += 1);
+        self.feed.tell(changes, &world, || self.timestamp());
     }
 }
 

@@ -10,6 +10,7 @@
 //! * `teardown`: how a pod or container is taken apart, by removal, by undo and by restore alike;
 //! * `undo`: what could not be taken apart yet;
 //! * `events`: what monitors report;
+//! * [`LifeEvent`]s: what clients are told as it happens (`feed`);
 //! * `restore`: what happens at start with what a former server left.
 
 #![forbid(unsafe_code)]
@@ -23,6 +24,7 @@ pub mod error;
 mod events;
 mod exec_sync;
 mod facts;
+mod feed;
 mod fingerprint;
 mod host_files;
 mod jobs;
@@ -37,6 +39,8 @@ mod remove_pod;
 mod reopen_log;
 mod restore;
 mod run_pod;
+#[cfg(test)]
+mod samples;
 mod start_container;
 mod status;
 mod stop_container;
@@ -47,6 +51,7 @@ pub mod world;
 
 pub use error::{EngineError, SharedError};
 pub use exec_sync::ExecOutput;
+pub use feed::{LifeEvent, LifeEventKind, LifeSubject, Lost, Subscription};
 pub use jobs::JobView;
 pub use node::{Engine, EngineConfig, Handler, Timeouts};
 pub use status::{HandlerStatus, NodeStatus, NotReady};

@@ -4,7 +4,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError, atomic::AtomicBool},
 };
 
 use image::ImageLease;
@@ -37,6 +37,8 @@ pub(crate) struct LiveContainer {
     pub(crate) process: OnceLock<Process>,
     /// The end, if it was reported before the container was published.
     pub(crate) early_end: Mutex<Option<Ending>>,
+    /// The runtime's `start` is under way: an end that is reported now is the end of a container that was started.
+    pub(crate) starting: AtomicBool,
 }
 
 /// The companions of all pods and containers.

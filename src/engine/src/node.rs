@@ -19,6 +19,7 @@ use crate::{
     cgroups::Cgroups,
     error::EngineError,
     events,
+    feed::Subscription,
     jobs::{JobView, Jobs},
     ledger::Ledger,
     live::Live,
@@ -195,6 +196,7 @@ impl Engine {
         });
         node.prepare_directories()?;
         node.restore(found).await?;
+        node.ledger.open_feed();
         undo::retry(Arc::downgrade(&node));
         Ok(Self { node })
     }
@@ -215,6 +217,16 @@ impl Engine {
     /// Everything that runs, as of now. Never waits.
     pub fn world(&self) -> Arc<World> {
         self.node.ledger.world()
+    }
+
+    /// What happens to pods and containers from now on, as events. Never waits.
+    pub fn subscribe(&self) -> Subscription {
+        self.node.ledger.subscribe()
+    }
+
+    /// A moment that is later than every event so far and earlier than every one to come, in nanoseconds since 1970.
+    pub fn timestamp(&self) -> i64 {
+        self.node.ledger.timestamp()
     }
 
     /// A pod by its id or the unambiguous beginning of it.

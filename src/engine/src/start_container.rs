@@ -10,7 +10,7 @@ use crate::{
     stop_container::SIGKILL,
     world::{ContainerState, start_failed, started},
 };
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use state::ContainerId;
 
@@ -47,11 +47,13 @@ impl Node {
         }
         let handler = self.handler_by_name(&container_runtime(self, &container)?)?;
         stage.enter("waiting for the runtime to start the container");
-        match handler
+        live.starting.store(true, Ordering::SeqCst);
+        let begun = handler
             .runtime
             .start(id.as_str(), self.config.timeouts.runtime_command)
-            .await
-        {
+            .await;
+        live.starting.store(false, Ordering::SeqCst);
+        match begun {
             Ok(()) => {
                 let now = unix_now_ns();
                 self.ledger

@@ -32,6 +32,23 @@ const SEND_BUFFER_BYTES: usize = 1 << 20;
 /// Pause after a failed accept: without file descriptors left the next one would fail as well.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// The moment at which the server takes no more calls; part of every request's extensions. Replies without an end of their
+/// own end then.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Draining(CancellationToken);
+
+impl Draining {
+    /// Of a request that came over a connection of [`serve`]; never, for any other.
+    pub(crate) fn of<T>(request: &tonic::Request<T>) -> Self {
+        request.extensions().get().cloned().unwrap_or_default()
+    }
+
+    /// Waits for it.
+    pub(crate) async fn begins(&self) {
+        self.0.cancelled().await;
+    }
+}
+
 /// Serves `service` on every connection that comes in, until `shutdown` ends.
 ///
 /// Calls that run then are finished, for at most `drain`; clients are told to make no new ones. Returns when the last
@@ -105,8 +122,10 @@ where
         + Send
         + 'static,
 {
-    let service = service_fn(move |request| {
+    let for_calls = Draining(draining.clone());
+    let service = service_fn(move |mut request: http::Request<Incoming>| {
         let mut service = service.clone();
+        request.extensions_mut().insert(for_calls.clone());
         async move {
             let called = request::handle(request, |request| async move {
                 match service.call(request).await {

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use api::cri;
 use api::cri::runtime_service_server::RuntimeService;
 use engine::Engine;
-use futures_util::stream::BoxStream;
 use image::Images;
 use tonic::{Request, Response, Status};
 
 use crate::ServerOptions;
+use crate::events::Events;
 use crate::list::Pieces;
 
 /// The server's state: cheap to clone, one per process.
@@ -263,13 +263,13 @@ impl RuntimeService for Face {
         absent("the restoring of a pod")
     }
 
-    type GetContainerEventsStream = BoxStream<'static, Result<cri::ContainerEventResponse, Status>>;
+    type GetContainerEventsStream = Events;
 
     async fn get_container_events(
         &self,
-        _: Request<cri::GetEventsRequest>,
+        request: Request<cri::GetEventsRequest>,
     ) -> Reply<Self::GetContainerEventsStream> {
-        absent("a stream of events")
+        Ok(self.events(&request))
     }
 
     async fn list_metric_descriptors(

@@ -17,6 +17,7 @@ mod containers;
 mod convert;
 mod describe;
 mod errors;
+mod events;
 mod face;
 mod filter;
 mod images;

@@ -67,7 +67,7 @@ impl Face {
         let id = required_id("pod_sandbox_id", &request.get_ref().pod_sandbox_id)?;
         Subjects::of(request).pod(id);
         // Before the look, so that no later event seems older than what is told here.
-        let timestamp = unix_ns();
+        let timestamp = self.engine.timestamp();
         let pod = self.engine.pod(id).map_err(|error| engine_status(&error))?;
         let world = self.engine.world();
         Ok(Response::new(cri::PodSandboxStatusResponse {

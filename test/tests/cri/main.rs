@@ -5,6 +5,7 @@
 mod bad_input;
 mod cli;
 mod container;
+mod events;
 mod exec;
 mod idempotence;
 mod images;
