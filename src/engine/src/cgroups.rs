@@ -17,6 +17,10 @@ impl Cgroups {
         Self { layout }
     }
 
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
     pub(crate) fn version(&self) -> runtime::CgroupVersion {
         if self.layout.is_v2() {
             runtime::CgroupVersion::V2

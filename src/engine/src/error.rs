@@ -55,6 +55,22 @@ pub enum EngineError {
         state: &'static str,
         wanted: &'static str,
     },
+    #[error(
+        "linux.memory_limit_in_bytes: {limit_bytes} is less than the {used_bytes} bytes that container {id} uses, so it would be killed; ask again when it uses less"
+    )]
+    MemoryInUse {
+        id: ContainerId,
+        limit_bytes: u64,
+        used_bytes: u64,
+    },
+    #[error(
+        "the limits of container {id} were changed in part, and the old ones could not be brought back yet ({stuck}); it will be tried again"
+    )]
+    LimitsMixed {
+        id: ContainerId,
+        stuck: String,
+        source: Box<EngineError>,
+    },
     #[error("the pod network is not ready: {0}")]
     NetworkNotReady(String),
     #[error("{operation} took longer than {limit:?}; it was {stage}")]

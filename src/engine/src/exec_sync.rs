@@ -110,6 +110,15 @@ impl Node {
 impl Node {
     /// The process of the container's spec.
     fn process_of(&self, container: &Container) -> Result<Process, EngineError> {
+        let mut process = self.process_of_spec(container)?;
+        if container.resources.oom_score_adj != 0 {
+            // It may have been changed since the spec was written.
+            process.set_oom_score_adj(Some(self.oom_score(&container.resources)?));
+        }
+        Ok(process)
+    }
+
+    fn process_of_spec(&self, container: &Container) -> Result<Process, EngineError> {
         let live = self.live.container(&container.id);
         if let Some(process) = live.process.get() {
             return Ok(process.clone());

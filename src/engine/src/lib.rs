@@ -29,6 +29,7 @@ mod fingerprint;
 mod host_files;
 mod jobs;
 mod ledger;
+mod limits;
 mod live;
 mod node;
 mod paths;
@@ -47,6 +48,8 @@ mod stop_container;
 mod stop_pod;
 mod teardown;
 mod undo;
+mod update_container;
+mod update_pod;
 pub mod world;
 
 pub use error::{EngineError, SharedError};

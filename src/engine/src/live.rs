@@ -13,7 +13,7 @@ use runtime::Monitor;
 use state::{ContainerId, PodId};
 use tokio::{sync::watch, time::Instant};
 
-use crate::world::Ending;
+use crate::{ledger::UndoSeq, world::Ending};
 
 /// A pod's companion.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub(crate) struct LivePod {
 /// A container's companion.
 #[derive(Debug, Default)]
 pub(crate) struct LiveContainer {
-    /// Held by start and remove, which exclude each other. Stop takes no turn: it must reach a container whose start hangs.
+    /// Held by start, update and remove, which exclude each other. Stop takes no turn: it must reach a container whose start hangs.
     pub(crate) turn: tokio::sync::Mutex<()>,
     /// Keeps the image's layers while the container's root filesystem stands on them.
     pub(crate) lease: Mutex<Option<ImageLease>>,
@@ -39,6 +39,8 @@ pub(crate) struct LiveContainer {
     pub(crate) early_end: Mutex<Option<Ending>>,
     /// The runtime's `start` is under way: an end that is reported now is the end of a container that was started.
     pub(crate) starting: AtomicBool,
+    /// Undo records of changes of limits that were made and are not on the container's record yet.
+    pub(crate) limits_undos: Mutex<Vec<UndoSeq>>,
 }
 
 /// The companions of all pods and containers.

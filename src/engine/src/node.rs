@@ -105,6 +105,7 @@ pub(crate) struct JobTables {
     pub(crate) start_container: Jobs<()>,
     pub(crate) stop_container: Jobs<()>,
     pub(crate) remove_container: Jobs<()>,
+    pub(crate) update_container: Jobs<()>,
 }
 
 impl JobTables {
@@ -117,6 +118,7 @@ impl JobTables {
             start_container: Jobs::new("StartContainer", tracker.clone()),
             stop_container: Jobs::new("StopContainer", tracker.clone()),
             remove_container: Jobs::new("RemoveContainer", tracker.clone()),
+            update_container: Jobs::new("UpdateContainerResources", tracker.clone()),
         }
     }
 
@@ -129,6 +131,7 @@ impl JobTables {
             &self.start_container,
             &self.stop_container,
             &self.remove_container,
+            &self.update_container,
         ] {
             views.extend(table.views());
         }

@@ -216,6 +216,8 @@ impl Node {
             cgroup_parent: plan.cgroup_parent,
             has_pause: remains.has_pause,
             released: false,
+            overhead: config.overhead.clone(),
+            resources: config.resources.clone(),
             warnings: Vec::new(),
             config: std::sync::Arc::new(config),
             list_item: Memo::default(),

@@ -22,6 +22,8 @@ pub(crate) fn pod() -> Pod {
         own_cgroups: Vec::new(),
         has_pause: false,
         released: false,
+        overhead: None,
+        resources: None,
         warnings: Vec::new(),
         list_item: Memo::default(),
     }

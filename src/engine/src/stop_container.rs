@@ -148,7 +148,7 @@ impl Node {
         }
     }
 
-    fn has_ended(&self, id: &ContainerId) -> bool {
+    pub(crate) fn has_ended(&self, id: &ContainerId) -> bool {
         self.ledger
             .world()
             .containers

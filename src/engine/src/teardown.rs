@@ -16,6 +16,7 @@ use crate::{
     error::{EngineError, in_full},
     node::Node,
     stop_container::SIGKILL,
+    update_container::LimitsUndo,
 };
 
 /// Something to take apart, as it stands in the database.
@@ -27,6 +28,8 @@ pub(crate) enum Undo {
     Container(ContainerRemains),
     /// A network attachment whose removal failed. It is tried again and holds up nothing else.
     Detach(Attachment),
+    /// A change of a container's limits.
+    Limits(LimitsUndo),
 }
 
 /// All that a pod may have on the node.
@@ -89,6 +92,7 @@ impl Node {
                 self.remove_container_remains(remains).await
             }
             Undo::Detach(attachment) => Ok(self.network.detach(attachment).await?),
+            Undo::Limits(limits) => self.undo_limits(limits).await,
         }
     }
 

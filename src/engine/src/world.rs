@@ -100,6 +100,12 @@ pub struct Pod {
     /// Its processes, network and namespaces are gone; only its record and files are left.
     #[serde(default)]
     pub released: bool,
+    /// What the runtime itself may use, as told last.
+    #[serde(default)]
+    pub overhead: Option<Resources>,
+    /// The containers' resources together, as told last.
+    #[serde(default)]
+    pub resources: Option<Resources>,
     /// Things that were asked for and could not be given, in words.
     #[serde(default)]
     pub warnings: Vec<String>,

@@ -153,6 +153,11 @@ impl OciRuntime {
         self.inner.quirks.signals_by_pid
     }
 
+    /// Whether `update` cannot take a CPU quota away on cgroup v1.
+    pub fn keeps_quota(&self) -> bool {
+        self.inner.quirks.unsigned_quota
+    }
+
     /// `start`: lets a created container's process run.
     pub async fn start(&self, id: &str, deadline: Duration) -> Result<(), RuntimeError> {
         self.run("start", id, &[id.as_ref()], None, deadline)

@@ -19,6 +19,8 @@ pub(crate) struct Quirks {
     pub(crate) sandbox_container: bool,
     /// What `update --resources` takes for standard input.
     pub(crate) stdin_path: &'static str,
+    /// Writes a negative CPU quota to cgroup v1 as a huge positive number, which the kernel refuses.
+    pub(crate) unsigned_quota: bool,
     /// Found unnamed when a handler without a path is called by another name; in this order.
     pub(crate) by_default: bool,
 }
@@ -33,6 +35,7 @@ pub(crate) const TABLE: [Quirks; 6] = [
         signals_by_pid: true,
         sandbox_container: false,
         stdin_path: "/dev/stdin",
+        unsigned_quota: true,
         by_default: true,
     },
     Quirks {
@@ -43,6 +46,7 @@ pub(crate) const TABLE: [Quirks; 6] = [
         signals_by_pid: true,
         sandbox_container: false,
         stdin_path: "-",
+        unsigned_quota: false,
         by_default: true,
     },
     Quirks {
@@ -53,6 +57,7 @@ pub(crate) const TABLE: [Quirks; 6] = [
         signals_by_pid: true,
         sandbox_container: false,
         stdin_path: "-",
+        unsigned_quota: false,
         by_default: false,
     },
     Quirks {
@@ -63,6 +68,7 @@ pub(crate) const TABLE: [Quirks; 6] = [
         signals_by_pid: false,
         sandbox_container: true,
         stdin_path: "-",
+        unsigned_quota: false,
         by_default: false,
     },
     Quirks {
@@ -73,6 +79,7 @@ pub(crate) const TABLE: [Quirks; 6] = [
         signals_by_pid: false,
         sandbox_container: true,
         stdin_path: "-",
+        unsigned_quota: false,
         by_default: false,
     },
     Quirks {
@@ -83,6 +90,7 @@ pub(crate) const TABLE: [Quirks; 6] = [
         signals_by_pid: true,
         sandbox_container: false,
         stdin_path: "-",
+        unsigned_quota: false,
         by_default: false,
     },
 ];

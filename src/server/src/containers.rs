@@ -6,7 +6,7 @@ use api::cri;
 use bytes::Bytes;
 use tonic::{Request, Response, Status};
 
-use crate::convert::{container_config, required_id, seconds};
+use crate::convert::{At, container_config, new_limits, required, required_id, seconds};
 use crate::describe;
 use crate::errors::engine_status;
 use crate::face::Face;
@@ -120,6 +120,22 @@ impl Face {
             .into_iter()
             .map(|container| describe::container_item(container));
         Ok(pieces(items.collect()))
+    }
+
+    pub(crate) async fn update(
+        &self,
+        request: Request<cri::UpdateContainerResourcesRequest>,
+    ) -> Result<Response<cri::UpdateContainerResourcesResponse>, Status> {
+        let subjects = Subjects::of(&request);
+        let request = request.into_inner();
+        let id = required_id("container_id", &request.container_id)?;
+        subjects.container(id);
+        let asked = new_limits("linux", required(At::root("linux"), request.linux)?)?;
+        self.engine
+            .update_container(id, asked)
+            .await
+            .map_err(|error| engine_status(&error))?;
+        Ok(Response::new(cri::UpdateContainerResourcesResponse {}))
     }
 
     pub(crate) async fn reopen_log(

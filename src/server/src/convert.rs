@@ -18,6 +18,7 @@ mod security;
 
 pub(crate) use container::container_config;
 pub(crate) use pod::pod_config;
+pub(crate) use resources::new_limits;
 
 use crate::errors::status;
 

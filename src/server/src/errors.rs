@@ -60,12 +60,15 @@ fn engine_code(error: &EngineError) -> Code {
         | EngineError::Invalid { .. } => Code::InvalidArgument,
         EngineError::PodExists { .. } | EngineError::ContainerExists { .. } => Code::AlreadyExists,
         EngineError::ConflictingJob { .. } => Code::Aborted,
-        EngineError::PodNotReady(_) | EngineError::WrongState { .. } => Code::FailedPrecondition,
+        EngineError::PodNotReady(_)
+        | EngineError::WrongState { .. }
+        | EngineError::MemoryInUse { .. } => Code::FailedPrecondition,
         EngineError::NetworkNotReady(_) | EngineError::Interrupted { .. } => Code::Unavailable,
         EngineError::Deadline { .. } | EngineError::ExecDeadline(_) => Code::DeadlineExceeded,
-        EngineError::Unkillable { .. } | EngineError::Record { .. } | EngineError::Sys(_) => {
-            Code::Internal
-        }
+        EngineError::Unkillable { .. }
+        | EngineError::LimitsMixed { .. }
+        | EngineError::Record { .. }
+        | EngineError::Sys(_) => Code::Internal,
         EngineError::Io { source, .. } => io_code(source),
         EngineError::Spec(error) => spec_code(error),
         EngineError::Runtime(error) => runtime_code(error),

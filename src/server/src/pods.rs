@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use api::cri;
 use tonic::{Request, Response, Status};
 
-use crate::convert::{pod_config, required_id};
+use crate::convert::{new_limits, pod_config, required_id};
 use crate::describe;
 use crate::errors::engine_status;
 use crate::face::Face;
@@ -58,6 +58,25 @@ impl Face {
             .await
             .map_err(|error| engine_status(&error))?;
         Ok(Response::new(cri::RemovePodSandboxResponse {}))
+    }
+
+    pub(crate) async fn update_pod(
+        &self,
+        request: Request<cri::UpdatePodSandboxResourcesRequest>,
+    ) -> Result<Response<cri::UpdatePodSandboxResourcesResponse>, Status> {
+        let subjects = Subjects::of(&request);
+        let request = request.into_inner();
+        let id = required_id("pod_sandbox_id", &request.pod_sandbox_id)?;
+        subjects.pod(id);
+        let overhead = request.overhead.map(|given| new_limits("overhead", given));
+        let resources = request
+            .resources
+            .map(|given| new_limits("resources", given));
+        self.engine
+            .update_pod(id, overhead.transpose()?, resources.transpose()?)
+            .await
+            .map_err(|error| engine_status(&error))?;
+        Ok(Response::new(cri::UpdatePodSandboxResourcesResponse {}))
     }
 
     pub(crate) fn pod_status(

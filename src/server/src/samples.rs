@@ -45,6 +45,8 @@ pub(crate) fn pod(start: &str, labels: &[(&str, &str)]) -> Pod {
         own_cgroups: Vec::new(),
         has_pause: false,
         released: false,
+        overhead: None,
+        resources: None,
         warnings: vec!["a warning".to_owned()],
         list_item: Memo::default(),
     }

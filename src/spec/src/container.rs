@@ -1,7 +1,8 @@
 //! Puts a container's spec together from its parts.
 
 use oci_spec::runtime::{
-    Linux, LinuxBuilder, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
+    Linux, LinuxBuilder, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
+    UserBuilder,
 };
 
 use crate::capabilities::Held;
@@ -122,9 +123,21 @@ fn linux(
         &input.namespaces,
     )?;
     let mut limits = match &input.container.resources {
-        Some(asked) => resources::linux_resources(asked, input.facts, input.defaults, warnings)?,
+        Some(asked) => resources::linux_resources(
+            asked,
+            resources::AT_CREATION,
+            input.facts,
+            input.defaults,
+            warnings,
+        )?,
         None => resources::none()?,
     };
+    if let Some(cpu) = limits.cpu_mut()
+        && cpu.quota().is_some_and(|quota| quota < 0)
+    {
+        // None is what a new cgroup has, and not every runtime can write it.
+        cpu.set_quota(None);
+    }
     let every_device = security.privileged && !input.defaults.privileged_without_host_devices;
     limits.set_devices(Some(devices::rules(&input.host_devices, every_device)?));
 

@@ -176,9 +176,11 @@ pub enum SpecError {
     },
     /// Swap limit below the memory limit.
     #[error(
-        "config.linux.resources.memory_swap_limit_in_bytes: {swap_bytes} is less than memory_limit_in_bytes {memory_bytes}, which it includes"
+        "{at}.memory_swap_limit_in_bytes: {swap_bytes} is less than memory_limit_in_bytes {memory_bytes}, which it includes"
     )]
     SwapBelowMemory {
+        /// The message that holds both fields.
+        at: &'static str,
         /// Memory and swap.
         swap_bytes: i64,
         /// Memory.
@@ -186,9 +188,11 @@ pub enum SpecError {
     },
     /// A memory limit that no process could start under.
     #[error(
-        "config.linux.resources.memory_limit_in_bytes: {bytes} is too little to start a container (at least {minimum_bytes})"
+        "{at}.memory_limit_in_bytes: {bytes} is too little to start a container (at least {minimum_bytes})"
     )]
     MemoryTooSmall {
+        /// The message that holds the field.
+        at: &'static str,
         /// What was given.
         bytes: i64,
         /// The least that works.
@@ -198,22 +202,29 @@ pub enum SpecError {
     #[error("{field}: {value:?} is not a list such as 0-3,8")]
     CpuList {
         /// The field.
-        field: &'static str,
+        field: String,
         /// What was given.
         value: String,
     },
     /// A page size that is none.
-    #[error("config.linux.resources.hugepage_limits: {page_size:?} is not a page size such as 2MB")]
+    #[error("{at}.hugepage_limits: {page_size:?} is not a page size such as 2MB")]
     HugepageSize {
+        /// The message that holds the field.
+        at: &'static str,
         /// What was given.
         page_size: String,
     },
     /// cgroup v2 keys on a v1 node.
-    #[error("config.linux.resources.unified: needs cgroup v2, and this node has v1")]
-    UnifiedOnV1,
+    #[error("{at}.unified: needs cgroup v2, and this node has v1")]
+    UnifiedOnV1 {
+        /// The message that holds the field.
+        at: &'static str,
+    },
     /// A cgroup key that is not the name of a file in a cgroup.
-    #[error("config.linux.resources.unified: {key:?} is not a cgroup v2 key such as memory.high")]
+    #[error("{at}.unified: {key:?} is not a cgroup v2 key such as memory.high")]
     UnifiedKey {
+        /// The message that holds the field.
+        at: &'static str,
         /// What was given.
         key: String,
     },
@@ -294,7 +305,7 @@ impl SpecError {
             Self::CapabilityMissing { .. }
             | Self::NoAppArmor { .. }
             | Self::EnvNotUtf8 { .. }
-            | Self::UnifiedOnV1
+            | Self::UnifiedOnV1 { .. }
             | Self::Mount {
                 problem: MountProblem::RecursiveUnsupported | MountProblem::IdmapUnsupported,
                 ..

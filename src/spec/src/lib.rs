@@ -29,7 +29,7 @@ mod input;
 pub mod model;
 mod mounts;
 pub mod namespaces;
-mod oom_score;
+pub mod oom_score;
 pub mod paths;
 mod pause;
 mod pod;
@@ -39,6 +39,7 @@ pub mod seccomp;
 pub mod selinux;
 pub mod signal;
 pub mod sysctl;
+pub mod update;
 pub mod user;
 
 pub use capability::Capability;

@@ -4,7 +4,7 @@ use crate::error::SpecError;
 use crate::input::NodeFacts;
 
 /// The score, no lower than the node may give; `field` is the CRI field that it came from.
-pub(crate) fn oom_score_adj(
+pub fn oom_score_adj(
     asked: i64,
     field: &str,
     facts: &NodeFacts,

@@ -15,9 +15,12 @@ use crate::error::SpecError;
 use crate::input::{CgroupVersion, NodeFacts};
 use crate::model::Resources;
 
-fn out_of_range(name: &str, value: i64, range: &'static str) -> SpecError {
+/// Where a container's limits stand in the request that makes it.
+pub(crate) const AT_CREATION: &str = "config.linux.resources";
+
+fn out_of_range(at: &str, name: &str, value: i64, range: &'static str) -> SpecError {
     SpecError::OutOfRange {
-        field: format!("config.linux.resources.{name}"),
+        field: format!("{at}.{name}"),
         value,
         range,
     }
@@ -38,12 +41,12 @@ fn is_cpu_list(value: &str) -> bool {
     })
 }
 
-fn cpu(asked: &Resources) -> Result<Option<LinuxCpu>, SpecError> {
+fn cpu(asked: &Resources, at: &str) -> Result<Option<LinuxCpu>, SpecError> {
     let mut builder = LinuxCpuBuilder::default();
     let mut any = false;
     if asked.cpu_shares != 0 {
         let shares = u64::try_from(asked.cpu_shares)
-            .map_err(|_| out_of_range("cpu_shares", asked.cpu_shares, "2 to 262144"))?;
+            .map_err(|_| out_of_range(at, "cpu_shares", asked.cpu_shares, "2 to 262144"))?;
         // The kernel does the same in v1; in v2 the runtimes' conversion would otherwise fail below 2.
         builder = builder.shares(shares.clamp(2, 262_144));
         any = true;
@@ -52,25 +55,27 @@ fn cpu(asked: &Resources) -> Result<Option<LinuxCpu>, SpecError> {
         let period = u64::try_from(asked.cpu_period_us)
             .ok()
             .filter(|period| (1_000..=1_000_000).contains(period))
-            .ok_or_else(|| out_of_range("cpu_period", asked.cpu_period_us, "1000 to 1000000 µs"))?;
+            .ok_or_else(|| {
+                out_of_range(at, "cpu_period", asked.cpu_period_us, "1000 to 1000000 µs")
+            })?;
         builder = builder.period(period);
         any = true;
     }
     if asked.cpu_quota_us != 0 {
         let quota = asked.cpu_quota_us.max(-1);
         if (1..1_000).contains(&quota) {
-            return Err(out_of_range("cpu_quota", quota, "at least 1000 µs"));
+            return Err(out_of_range(at, "cpu_quota", quota, "at least 1000 µs"));
         }
         builder = builder.quota(quota);
         any = true;
     }
     for (field, value) in [
-        ("config.linux.resources.cpuset_cpus", &asked.cpuset_cpus),
-        ("config.linux.resources.cpuset_mems", &asked.cpuset_mems),
+        ("cpuset_cpus", &asked.cpuset_cpus),
+        ("cpuset_mems", &asked.cpuset_mems),
     ] {
         if !value.is_empty() && !is_cpu_list(value) {
             return Err(SpecError::CpuList {
-                field,
+                field: format!("{at}.{field}"),
                 value: value.chars().take(128).collect(),
             });
         }
@@ -88,6 +93,7 @@ fn cpu(asked: &Resources) -> Result<Option<LinuxCpu>, SpecError> {
 
 fn memory(
     asked: &Resources,
+    at: &'static str,
     facts: &NodeFacts,
     defaults: &SpecDefaults,
     warnings: &mut Vec<String>,
@@ -96,18 +102,21 @@ fn memory(
     let swap = asked.memory_swap_limit_bytes.max(-1);
     if limit > 0 && limit < defaults.min_memory_bytes {
         return Err(SpecError::MemoryTooSmall {
+            at,
             bytes: limit,
             minimum_bytes: defaults.min_memory_bytes,
         });
     }
     if swap > 0 && swap < limit {
         return Err(SpecError::SwapBelowMemory {
+            at,
             swap_bytes: swap,
             memory_bytes: limit,
         });
     }
     if swap > 0 && limit <= 0 {
         return Err(out_of_range(
+            at,
             "memory_swap_limit_in_bytes",
             swap,
             "only valid together with memory_limit_in_bytes",
@@ -134,6 +143,7 @@ fn memory(
 
 fn hugepages(
     asked: &Resources,
+    at: &'static str,
     facts: &NodeFacts,
     warnings: &mut Vec<String>,
 ) -> Result<Vec<LinuxHugepageLimit>, SpecError> {
@@ -145,6 +155,7 @@ fn hugepages(
             && digits.bytes().all(|byte| byte.is_ascii_digit());
         if !fine {
             return Err(SpecError::HugepageSize {
+                at,
                 page_size: page_size.chars().take(64).collect(),
             });
         }
@@ -167,12 +178,16 @@ fn hugepages(
     Ok(limits)
 }
 
-fn unified(asked: &Resources, facts: &NodeFacts) -> Result<HashMap<String, String>, SpecError> {
+fn unified(
+    asked: &Resources,
+    at: &'static str,
+    facts: &NodeFacts,
+) -> Result<HashMap<String, String>, SpecError> {
     if asked.unified.is_empty() {
         return Ok(HashMap::new());
     }
     if facts.cgroup_version == CgroupVersion::V1 {
-        return Err(SpecError::UnifiedOnV1);
+        return Err(SpecError::UnifiedOnV1 { at });
     }
     for key in asked.unified.keys() {
         // The runtime writes to a file of this name in the container's cgroup.
@@ -184,6 +199,7 @@ fn unified(asked: &Resources, facts: &NodeFacts) -> Result<HashMap<String, Strin
                 .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
         if !fine {
             return Err(SpecError::UnifiedKey {
+                at,
                 key: key.chars().take(128).collect(),
             });
         }
@@ -197,25 +213,26 @@ pub(crate) fn none() -> Result<LinuxResources, SpecError> {
 }
 
 /// What the OCI runtime shall set in the container's cgroup, device rules aside: part of every spec, and by itself what
-/// an update of a running container takes.
+/// an update of a running container takes. `at` is where the request has the limits, for errors.
 pub fn linux_resources(
     asked: &Resources,
+    at: &'static str,
     facts: &NodeFacts,
     defaults: &SpecDefaults,
     warnings: &mut Vec<String>,
 ) -> Result<LinuxResources, SpecError> {
     let mut builder = LinuxResourcesBuilder::default();
-    if let Some(cpu) = cpu(asked)? {
+    if let Some(cpu) = cpu(asked, at)? {
         builder = builder.cpu(cpu);
     }
-    if let Some(memory) = memory(asked, facts, defaults, warnings)? {
+    if let Some(memory) = memory(asked, at, facts, defaults, warnings)? {
         builder = builder.memory(memory);
     }
-    let hugepages = hugepages(asked, facts, warnings)?;
+    let hugepages = hugepages(asked, at, facts, warnings)?;
     if !hugepages.is_empty() {
         builder = builder.hugepage_limits(hugepages);
     }
-    let unified = unified(asked, facts)?;
+    let unified = unified(asked, at, facts)?;
     if !unified.is_empty() {
         builder = builder.unified(unified);
     }
@@ -234,8 +251,14 @@ mod test {
 
     fn json_of(asked: &Resources, facts: &NodeFacts) -> (Value, Vec<String>) {
         let mut warnings = Vec::new();
-        let result =
-            linux_resources(asked, facts, &SpecDefaults::default(), &mut warnings).unwrap();
+        let result = linux_resources(
+            asked,
+            AT_CREATION,
+            facts,
+            &SpecDefaults::default(),
+            &mut warnings,
+        )
+        .unwrap();
         (serde_json::to_value(result).unwrap(), warnings)
     }
 
@@ -289,9 +312,16 @@ mod test {
             cgroup_version: CgroupVersion::V2,
             ..sample::facts()
         };
-        let error =
-            linux_resources(&asked, &facts, &SpecDefaults::default(), &mut Vec::new()).unwrap_err();
+        let error = linux_resources(
+            &asked,
+            "linux",
+            &facts,
+            &SpecDefaults::default(),
+            &mut Vec::new(),
+        )
+        .unwrap_err();
         assert!(error.to_string().contains(message), "{error}");
+        assert!(error.to_string().starts_with("linux."), "{error}");
     }
 
     #[test]
@@ -304,8 +334,14 @@ mod test {
             cgroup_version: CgroupVersion::V1,
             ..sample::facts()
         };
-        let refused = linux_resources(&asked, &v1, &SpecDefaults::default(), &mut Vec::new());
-        assert!(matches!(refused, Err(SpecError::UnifiedOnV1)));
+        let refused = linux_resources(
+            &asked,
+            AT_CREATION,
+            &v1,
+            &SpecDefaults::default(),
+            &mut Vec::new(),
+        );
+        assert!(matches!(refused, Err(SpecError::UnifiedOnV1 { .. })));
         let v2 = NodeFacts {
             cgroup_version: CgroupVersion::V2,
             ..sample::facts()

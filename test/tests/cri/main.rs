@@ -12,6 +12,7 @@ mod images;
 mod logs;
 mod namespaces;
 mod network;
+mod resources;
 mod restart;
 mod sandbox;
 mod security;

@@ -46,6 +46,14 @@ pub(crate) fn resources(
     })
 }
 
+/// Limits of an update, which are a field of the request itself.
+pub(crate) fn new_limits(
+    field: &str,
+    given: cri::LinuxContainerResources,
+) -> Result<Resources, Refusal> {
+    resources(At::root(field), given)
+}
+
 /// Limits that may be absent.
 pub(super) fn resources_if_any(
     at: At<'_>,

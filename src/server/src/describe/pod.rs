@@ -58,6 +58,8 @@ pub(crate) fn pod_info(pod: &Pod) -> BTreeMap<String, String> {
         "hostname": pod.hostname,
         "cgroupParent": pod.cgroup_parent,
         "pauseContainer": pod.has_pause,
+        "overhead": pod.overhead,
+        "resources": pod.resources,
         "warnings": pod.warnings,
     }))
 }

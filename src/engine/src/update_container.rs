@@ -1,0 +1,409 @@
+//! UpdateContainerResources: all of the new limits, or the old ones.
+//!
+//! 1. The limits in force and those asked for are laid over each other and checked as at creation.
+//! 2. What the container's cgroup holds is read and written to the database as the undo of what follows.
+//! 3. The runtime's `update` sets CPU and memory (it also tells systemd); huge pages, keys of cgroup v2 and the OOM score,
+//!    which no runtime's `update` takes in all its versions, are written here.
+//! 4. The container's record says the new limits, and the undo is void. A failure before that puts back what was held.
+//!
+//! A container that has ended has no cgroup to change: for it only the record is made. Updates of one container take turns
+//! with each other, with its start and its removal.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use spec::{
+    model::Resources,
+    oom_score::oom_score_adj,
+    update::{self, WrittenLimit},
+};
+use state::ContainerId;
+
+use crate::{
+    Engine, SharedError,
+    error::{EngineError, in_full},
+    fingerprint::fingerprint,
+    jobs::Stage,
+    limits::{self, Held},
+    node::{Handler, Node},
+    start_container::container_runtime,
+    teardown::{Undo, joined},
+    world::{Container, ContainerState},
+};
+
+/// Where the request has the limits.
+const AT: &str = "linux";
+/// How often a container's processes are looked through: one that forks meanwhile hands on the old score.
+const SCORE_ROUNDS: usize = 3;
+
+/// How to bring back the limits of before a change.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct LimitsUndo {
+    id: ContainerId,
+    cgroup: String,
+    /// The limits in force: the undo is void when the record says others.
+    in_force: Resources,
+    held: Vec<Held>,
+    /// The OOM score, if it is part of the change.
+    score: Option<i32>,
+}
+
+/// A change that was found to be possible.
+struct Change {
+    container: Arc<Container>,
+    handler: Handler,
+    /// The limits as they will be.
+    next: Resources,
+    /// For the runtime's `update`; `None` where it has nothing to do.
+    json: Option<Vec<u8>>,
+    /// What is written beside it.
+    written: Vec<WrittenLimit>,
+    score: Option<i32>,
+}
+
+impl Engine {
+    /// Change a container's limits; zero and empty values leave what is. All or nothing.
+    ///
+    /// # Errors
+    /// What kept the change from being made; the old limits hold then. [`EngineError::LimitsMixed`] if they could not be
+    /// brought back yet.
+    pub async fn update_container(&self, id: &str, asked: Resources) -> Result<(), SharedError> {
+        let node = &self.node;
+        let id = node.find_container(id)?.id.clone();
+        let (updater, print) = (Arc::clone(node), fingerprint(&asked));
+        // Other limits are another job, which waits for its turn: the last one asked for is the one that holds.
+        let key = format!("{id}/{print:016x}");
+        node.jobs
+            .update_container
+            .run(key, print, |stage| async move {
+                updater.update_container(id, asked, stage).await
+            })
+            .await
+    }
+}
+
+impl Node {
+    async fn update_container(
+        self: &Arc<Self>,
+        id: ContainerId,
+        asked: Resources,
+        stage: Stage,
+    ) -> Result<(), EngineError> {
+        stage.enter("waiting for its turn");
+        let live = self.live.container(&id);
+        let _turn = live.turn.lock().await;
+        let container = self.find_container(id.as_str())?;
+        let next = update::merged(&container.resources, &asked);
+        let mut warnings = Vec::new();
+        let mut limits = spec::linux_resources(
+            &next,
+            AT,
+            &self.facts,
+            &self.config.spec_defaults,
+            &mut warnings,
+        )?;
+        let score = (asked.oom_score_adj != 0)
+            .then(|| {
+                let field = "linux.oom_score_adj";
+                oom_score_adj(asked.oom_score_adj, field, &self.facts, &mut warnings)
+            })
+            .transpose()?;
+        if matches!(
+            container.state,
+            ContainerState::Created | ContainerState::Running
+        ) {
+            let handler = self.handler_by_name(&container_runtime(self, &container)?)?;
+            let mut written = Vec::new();
+            if handler.runtime.signals_by_pid() {
+                // See above.
+                limits.set_hugepage_limits(None).set_unified(None);
+                written = update::written(&asked, &self.facts);
+            }
+            if handler.runtime.keeps_quota()
+                && !self.cgroups.layout().is_v2()
+                && let Some(cpu) = limits.cpu_mut()
+                && cpu.quota().is_some_and(|quota| quota < 0)
+            {
+                cpu.set_quota(None);
+                written.push(update::no_quota_of_v1());
+            }
+            let is_for_the_runtime = limits.cpu().is_some()
+                || limits.memory().is_some()
+                || !handler.runtime.signals_by_pid();
+            let json = is_for_the_runtime
+                .then(|| serde_json::to_vec(&limits))
+                .transpose()
+                .map_err(|source| EngineError::Record {
+                    id: id.to_string(),
+                    source,
+                })?;
+            let change = Change {
+                container,
+                handler,
+                next: next.clone(),
+                json,
+                written,
+                score,
+            };
+            self.change_limits(&change, &asked, &stage).await?;
+        }
+        for warning in &warnings {
+            tracing::warn!(container = %id, warning, "a limit that was asked for is not given");
+        }
+        stage.enter("recording the new limits");
+        self.ledger
+            .change_container(&id, |container| {
+                let mut container = container.clone();
+                container.resources = next;
+                for warning in warnings {
+                    if !container.warnings.contains(&warning) {
+                        container.warnings.push(warning);
+                    }
+                }
+                Some(container)
+            })
+            .await?;
+        self.forget_limits_undos(&id).await;
+        Ok(())
+    }
+
+    /// Change what holds in the kernel. A failure leaves, or brings back, what held before.
+    async fn change_limits(
+        self: &Arc<Self>,
+        change: &Change,
+        asked: &Resources,
+        stage: &Stage,
+    ) -> Result<(), EngineError> {
+        let container = &change.container;
+        stage.enter("reading the limits in force");
+        let (files, cgroup) = (
+            update::touched(&change.next, &self.facts),
+            container.cgroup.clone(),
+        );
+        let (held, in_use) = self
+            .with_cgroups(move |layout| {
+                Ok((
+                    limits::read_all(layout, &cgroup, &files)?,
+                    limits::memory_in_use(layout, &cgroup)?,
+                ))
+            })
+            .await?;
+        if let (Ok(limit @ 1..), Some(used)) = (u64::try_from(asked.memory_limit_bytes), in_use)
+            && limit < used
+        {
+            // Version 2 of cgroups would kill instead.
+            return Err(EngineError::MemoryInUse {
+                id: container.id.clone(),
+                limit_bytes: limit,
+                used_bytes: used,
+            });
+        }
+        stage.enter("recording what will have to be undone");
+        let undo = LimitsUndo {
+            id: container.id.clone(),
+            cgroup: container.cgroup.clone(),
+            in_force: container.resources.clone(),
+            held,
+            score: change
+                .score
+                .map(|_| self.oom_score(&container.resources))
+                .transpose()?,
+        };
+        let record = Undo::Limits(undo.clone());
+        let seq = self
+            .ledger
+            .record_undo(container.id.as_str(), &record)
+            .await?;
+        let Err(error) = self.apply(change, stage).await else {
+            // Void once the container's record says the new limits; until then a crash brings back the old ones.
+            self.live
+                .container(&container.id)
+                .limits_undos
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .push(seq);
+            return Ok(());
+        };
+        stage.enter("bringing back the limits of before");
+        match self.put_back(&undo).await {
+            Ok(()) => {
+                self.ledger.forget_undo(seq).await?;
+                if self.has_ended(&container.id) {
+                    // Its end came first, and took the cgroup along: there is nothing left to limit.
+                    return Ok(());
+                }
+                Err(error)
+            }
+            Err(stuck) => {
+                tracing::error!(container = %container.id, error = in_full(&stuck), "its old limits could not be brought back; it will be tried again");
+                self.deferred.add(seq, record);
+                Err(EngineError::LimitsMixed {
+                    id: container.id.clone(),
+                    stuck: in_full(&stuck),
+                    source: Box::new(error),
+                })
+            }
+        }
+    }
+
+    async fn apply(&self, change: &Change, stage: &Stage) -> Result<(), EngineError> {
+        let container = &change.container;
+        if let Some(json) = &change.json {
+            stage.enter("waiting for the runtime to change the limits");
+            change
+                .handler
+                .runtime
+                .update(
+                    container.id.as_str(),
+                    json,
+                    self.config.timeouts.runtime_command,
+                )
+                .await?;
+        }
+        stage.enter("writing limits to the container's cgroup");
+        let (cgroup, score) = (container.cgroup.clone(), change.score);
+        let written = change.written.clone();
+        self.with_cgroups(move |layout| {
+            for limit in &written {
+                limits::write(layout, &cgroup, limit)?;
+            }
+            score.map_or(Ok(()), |score| set_oom_score(layout, &cgroup, score))
+        })
+        .await
+    }
+
+    /// Carry out the undo of a change of limits that its server did not live to finish.
+    pub(crate) async fn undo_limits(&self, undo: &LimitsUndo) -> Result<(), EngineError> {
+        let live = self.live.container(&undo.id);
+        let _turn = live.turn.lock().await;
+        let Ok(container) = self.find_container(undo.id.as_str()) else {
+            self.live.remove_container(&undo.id);
+            return Ok(());
+        };
+        if container.resources != undo.in_force || container.state == ContainerState::Exited {
+            return Ok(());
+        }
+        self.put_back(undo).await
+    }
+
+    /// Bring back what held. The caller has the container's turn.
+    async fn put_back(&self, undo: &LimitsUndo) -> Result<(), EngineError> {
+        // systemd would bring its own idea of the limits back at its next reload, so the runtime tells it first. That the
+        // runtime cannot is no failure: the files say what holds.
+        if self.config.systemd_cgroup
+            && let Err(error) = self.tell_runtime(undo).await
+        {
+            tracing::warn!(container = %undo.id, error = in_full(&error), "the runtime could not set the old limits; they are written to the cgroup");
+        }
+        let (held, cgroup) = (undo.held.clone(), undo.cgroup.clone());
+        let score = undo.score;
+        self.with_cgroups(move |layout| {
+            limits::put_back(&held)?;
+            score.map_or(Ok(()), |score| set_oom_score(layout, &cgroup, score))
+        })
+        .await
+    }
+
+    /// The score that a container's processes have, or get, by its limits.
+    pub(crate) fn oom_score(&self, limits: &Resources) -> Result<i32, EngineError> {
+        let (score, field) = (limits.oom_score_adj, "linux.oom_score_adj");
+        Ok(oom_score_adj(score, field, &self.facts, &mut Vec::new())?)
+    }
+
+    async fn tell_runtime(&self, undo: &LimitsUndo) -> Result<(), EngineError> {
+        let container = self.find_container(undo.id.as_str())?;
+        let handler = self.handler_by_name(&container_runtime(self, &container)?)?;
+        let limits = spec::linux_resources(
+            &undo.in_force,
+            AT,
+            &self.facts,
+            &self.config.spec_defaults,
+            &mut Vec::new(),
+        )?;
+        let json = serde_json::to_vec(&limits).map_err(|source| EngineError::Record {
+            id: undo.id.to_string(),
+            source,
+        })?;
+        let limit = self.config.timeouts.runtime_command;
+        Ok(handler
+            .runtime
+            .update(undo.id.as_str(), &json, limit)
+            .await?)
+    }
+
+    async fn forget_limits_undos(&self, id: &ContainerId) {
+        let undos = std::mem::take(
+            &mut *self
+                .live
+                .container(id)
+                .limits_undos
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner),
+        );
+        for seq in undos {
+            if let Err(error) = self.ledger.forget_undo(seq).await {
+                // It is found to be void at the next start.
+                tracing::warn!(container = %id, error = in_full(&error), "an undo record could not be removed");
+            }
+        }
+    }
+
+    /// Look at cgroups, or write to them, on a thread for that. The kernel may take its time to reclaim memory, but not for
+    /// ever: the container's turn is taken meanwhile.
+    async fn with_cgroups<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&sys::cgroup::Layout) -> Result<T, EngineError> + Send + 'static,
+    ) -> Result<T, EngineError> {
+        let cgroups = self.cgroups.clone();
+        let limit = self.config.timeouts.runtime_command;
+        let work = tokio::task::spawn_blocking(move || work(cgroups.layout()));
+        match tokio::time::timeout(limit, work).await {
+            Ok(outcome) => joined(outcome),
+            Err(_elapsed) => Err(EngineError::Deadline {
+                operation: "UpdateContainerResources",
+                stage: "waiting for the kernel to take limits",
+                limit,
+            }),
+        }
+    }
+}
+
+/// Give every process of a cgroup this score. One that has ended needs none.
+fn set_oom_score(
+    layout: &sys::cgroup::Layout,
+    cgroup: &str,
+    score: i32,
+) -> Result<(), EngineError> {
+    let mut done = std::collections::BTreeSet::new();
+    for _ in 0..SCORE_ROUNDS {
+        let processes = layout.processes(cgroup)?;
+        let new: Vec<u32> = processes.difference(&done).copied().collect();
+        if new.is_empty() {
+            break;
+        }
+        for pid in new {
+            done.insert(pid);
+            let path = std::path::PathBuf::from(format!("/proc/{pid}/oom_score_adj"));
+            let is_set = std::fs::read_to_string(&path)
+                .is_ok_and(|text| text.trim().parse::<i32>().is_ok_and(|now| now == score));
+            if is_set {
+                continue;
+            }
+            match std::fs::write(&path, score.to_string()) {
+                Err(source)
+                    if source.kind() != std::io::ErrorKind::NotFound
+                        && source.raw_os_error()
+                            != Some(rustix::io::Errno::SRCH.raw_os_error()) =>
+                {
+                    return Err(EngineError::Io {
+                        action: "write the OOM score to",
+                        path,
+                        source,
+                    });
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,244 @@
+//! A change of a container's limits: what holds after it, and where in the container's cgroup it leaves traces.
+//!
+//! CPU and memory are set by the OCI runtime's `update`, which also tells systemd where systemd makes the cgroups. Not every
+//! runtime's `update` knows huge pages or single keys of cgroup v2; those are files, and are written as such ([`written`]).
+//! Everything that a change may touch is listed by [`touched`], so that it can be read before and put back after a failure.
+
+use crate::input::{CgroupVersion, NodeFacts};
+use crate::model::Resources;
+
+/// A limit that is written as a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WrittenLimit {
+    /// The file.
+    pub file: LimitFile,
+    /// What is written.
+    pub value: String,
+    /// Where the request has it, for errors.
+    pub field: String,
+}
+
+/// A file of the container's cgroup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitFile {
+    /// The controller in whose hierarchy it is; of no meaning on cgroup v2.
+    pub controller: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// The limits that hold after `asked` is laid over those in force. Zero, and what is empty, is "not specified".
+#[must_use]
+pub fn merged(in_force: &Resources, asked: &Resources) -> Resources {
+    let number = |old: i64, new: i64| if new == 0 { old } else { new };
+    let text = |old: &String, new: &String| if new.is_empty() { old } else { new }.clone();
+    let mut next = Resources {
+        cpu_period_us: number(in_force.cpu_period_us, asked.cpu_period_us),
+        cpu_quota_us: number(in_force.cpu_quota_us, asked.cpu_quota_us),
+        cpu_shares: number(in_force.cpu_shares, asked.cpu_shares),
+        memory_limit_bytes: number(in_force.memory_limit_bytes, asked.memory_limit_bytes),
+        memory_swap_limit_bytes: number(
+            in_force.memory_swap_limit_bytes,
+            asked.memory_swap_limit_bytes,
+        ),
+        oom_score_adj: number(in_force.oom_score_adj, asked.oom_score_adj),
+        cpuset_cpus: text(&in_force.cpuset_cpus, &asked.cpuset_cpus),
+        cpuset_mems: text(&in_force.cpuset_mems, &asked.cpuset_mems),
+        hugepage_limits: in_force.hugepage_limits.clone(),
+        unified: in_force.unified.clone(),
+    };
+    for (page_size, limit) in &asked.hugepage_limits {
+        next.hugepage_limits.retain(|(known, _)| known != page_size);
+        next.hugepage_limits.push((page_size.clone(), *limit));
+    }
+    next.unified.extend(asked.unified.clone());
+    next
+}
+
+/// The files that are written beside the runtime's `update`, and what is written: huge pages and keys of cgroup v2.
+pub fn written(asked: &Resources, facts: &NodeFacts) -> Vec<WrittenLimit> {
+    let mut files = Vec::new();
+    if facts.hugetlb {
+        for (page_size, limit) in &asked.hugepage_limits {
+            let name = match facts.cgroup_version {
+                CgroupVersion::V1 => format!("hugetlb.{page_size}.limit_in_bytes"),
+                CgroupVersion::V2 => format!("hugetlb.{page_size}.max"),
+            };
+            // The kernel counts in pages and signed numbers: what is beyond them is no limit.
+            let limit = i64::try_from(*limit).unwrap_or(i64::MAX);
+            files.push(WrittenLimit {
+                file: file("hugetlb", name),
+                value: limit.to_string(),
+                field: "linux.hugepage_limits".to_owned(),
+            });
+        }
+    }
+    if facts.cgroup_version == CgroupVersion::V2 {
+        for (key, value) in &asked.unified {
+            let controller = key.split('.').next().unwrap_or_default();
+            files.push(WrittenLimit {
+                file: file(controller, key.clone()),
+                value: value.clone(),
+                field: format!("linux.unified[{key}]"),
+            });
+        }
+    }
+    files
+}
+
+/// The CPU quota "none" as a file of cgroup v1: not every runtime can write it.
+pub fn no_quota_of_v1() -> WrittenLimit {
+    WrittenLimit {
+        file: file("cpu", "cpu.cfs_quota_us".to_owned()),
+        value: "-1".to_owned(),
+        field: "linux.cpu_quota".to_owned(),
+    }
+}
+
+/// Every file that a change to `asked` may touch, in an order in which their old contents can be written back.
+pub fn touched(asked: &Resources, facts: &NodeFacts) -> Vec<LimitFile> {
+    let fixed: &[(&str, &str)] = match facts.cgroup_version {
+        CgroupVersion::V1 => &[
+            ("cpu", "cpu.shares"),
+            ("cpu", "cpu.cfs_period_us"),
+            ("cpu", "cpu.cfs_quota_us"),
+            ("cpuset", "cpuset.cpus"),
+            ("cpuset", "cpuset.mems"),
+            ("memory", "memory.limit_in_bytes"),
+            ("memory", "memory.memsw.limit_in_bytes"),
+        ],
+        CgroupVersion::V2 => &[
+            ("cpu", "cpu.weight"),
+            ("cpu", "cpu.max"),
+            ("cpuset", "cpuset.cpus"),
+            ("cpuset", "cpuset.mems"),
+            ("memory", "memory.max"),
+            ("memory", "memory.swap.max"),
+        ],
+    };
+    let mut files: Vec<LimitFile> = fixed
+        .iter()
+        .map(|(controller, name)| file(controller, (*name).to_owned()))
+        .collect();
+    for limit in written(asked, facts) {
+        if !files.contains(&limit.file) {
+            files.push(limit.file);
+        }
+    }
+    files
+}
+
+fn file(controller: &str, name: String) -> LimitFile {
+    LimitFile {
+        controller: controller.to_owned(),
+        name,
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use rstest::rstest;
+
+    use super::*;
+    use crate::container::sample;
+
+    fn full() -> Resources {
+        Resources {
+            cpu_period_us: 100_000,
+            cpu_quota_us: 50_000,
+            cpu_shares: 512,
+            memory_limit_bytes: 64 << 20,
+            memory_swap_limit_bytes: 96 << 20,
+            oom_score_adj: 3,
+            cpuset_cpus: "0".to_owned(),
+            cpuset_mems: "0".to_owned(),
+            hugepage_limits: vec![("2MB".to_owned(), 0), ("1GB".to_owned(), 1 << 30)],
+            unified: [("memory.high".to_owned(), "7".to_owned())].into(),
+        }
+    }
+
+    #[test]
+    fn nothing_asked_changes_nothing() {
+        assert_eq!(merged(&full(), &Resources::default()), full());
+        assert_eq!(merged(&Resources::default(), &full()), full());
+    }
+
+    #[test]
+    fn what_is_asked_wins_key_by_key() {
+        let asked = Resources {
+            cpu_quota_us: -1,
+            memory_limit_bytes: -1,
+            memory_swap_limit_bytes: -1,
+            oom_score_adj: -5,
+            cpuset_cpus: "1".to_owned(),
+            hugepage_limits: vec![("2MB".to_owned(), 4 << 20)],
+            unified: [
+                ("memory.low".to_owned(), "1".to_owned()),
+                ("memory.high".to_owned(), "max".to_owned()),
+            ]
+            .into(),
+            ..Resources::default()
+        };
+        let next = merged(&full(), &asked);
+        assert_eq!((next.cpu_quota_us, next.cpu_period_us), (-1, 100_000));
+        assert_eq!(
+            (next.memory_limit_bytes, next.memory_swap_limit_bytes),
+            (-1, -1)
+        );
+        assert_eq!(next.oom_score_adj, -5);
+        assert_eq!(
+            (next.cpuset_cpus.as_str(), next.cpuset_mems.as_str()),
+            ("1", "0")
+        );
+        assert_eq!(
+            next.hugepage_limits,
+            [("1GB".to_owned(), 1 << 30), ("2MB".to_owned(), 4 << 20)]
+        );
+        assert_eq!(next.unified["memory.high"], "max");
+        assert_eq!(next.unified["memory.low"], "1");
+    }
+
+    #[rstest]
+    #[case(CgroupVersion::V1, true, &[("hugetlb", "hugetlb.2MB.limit_in_bytes", "0"), ("hugetlb", "hugetlb.1GB.limit_in_bytes", "1073741824")])]
+    #[case(CgroupVersion::V2, true, &[("hugetlb", "hugetlb.2MB.max", "0"), ("hugetlb", "hugetlb.1GB.max", "1073741824"), ("memory", "memory.high", "7")])]
+    #[case(CgroupVersion::V2, false, &[("memory", "memory.high", "7")])]
+    #[case(CgroupVersion::V1, false, &[])]
+    fn some_limits_are_files(
+        #[case] cgroup_version: CgroupVersion,
+        #[case] hugetlb: bool,
+        #[case] wanted: &[(&str, &str, &str)],
+    ) {
+        let facts = NodeFacts {
+            cgroup_version,
+            hugetlb,
+            ..sample::facts()
+        };
+        let files = written(&full(), &facts);
+        let found: Vec<_> = files
+            .iter()
+            .map(|limit| {
+                let file = &limit.file;
+                (
+                    file.controller.as_str(),
+                    file.name.as_str(),
+                    limit.value.as_str(),
+                )
+            })
+            .collect();
+        assert_eq!(found, wanted);
+        let touched = touched(&full(), &facts);
+        assert!(files.iter().all(|limit| touched.contains(&limit.file)));
+    }
+
+    #[test]
+    fn a_limit_beyond_the_kernels_numbers_is_none() {
+        let asked = Resources {
+            hugepage_limits: vec![("2MB".to_owned(), u64::MAX)],
+            ..Resources::default()
+        };
+        assert_eq!(
+            written(&asked, &sample::facts())[0].value,
+            i64::MAX.to_string()
+        );
+    }
+}
