@@ -209,6 +209,7 @@ impl Node {
 
         stage.enter("looking at the volumes and devices");
         let host_devices = self.host_devices(&config).await?;
+        let cdi = self.cdi_edits(&config).await?;
         let mounts = self.find_volumes(&config).await?;
         let seccomp_file = crate::host_files::seccomp_file(&config)?;
 
@@ -241,6 +242,7 @@ impl Node {
             },
             mounts,
             host_devices,
+            cdi,
             seccomp_file: seccomp_file.as_deref(),
             selinux: None,
             defaults: &self.config.spec_defaults,

@@ -17,6 +17,7 @@
 
 mod attachment;
 mod bundle;
+mod cdi_devices;
 mod cgroups;
 mod create_container;
 mod devices;

@@ -138,6 +138,7 @@ pub(crate) async fn assemble(
         systemd_cgroup: config.cgroup.driver == CgroupDriver::Systemd,
         handlers,
         default_handler,
+        cdi_dirs: config.containers.cdi_dirs.clone(),
         spec_defaults,
         timeouts: Timeouts {
             run_pod: config.timeouts.run_pod,

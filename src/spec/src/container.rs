@@ -12,7 +12,7 @@ use crate::model::{SecurityProfile, UserNamespace};
 use crate::mounts::{Mounts, Surroundings};
 use crate::user::ResolvedUser;
 use crate::{
-    annotations, apparmor, args, capabilities, devices, env, mounts, namespaces, oom_score,
+    annotations, apparmor, args, capabilities, cdi, devices, env, mounts, namespaces, oom_score,
     resources, rlimit, seccomp, user,
 };
 
@@ -202,7 +202,7 @@ pub fn container(input: &ContainerInput<'_>) -> Result<ContainerSpec, SpecError>
     let user_namespace = pod.namespaces.user.as_ref();
 
     let mut warnings = Vec::new();
-    let user = user::resolve(
+    let mut user = user::resolve(
         &security.run_as,
         &input.image.user,
         input.passwd,
@@ -257,6 +257,14 @@ pub fn container(input: &ContainerInput<'_>) -> Result<ContainerSpec, SpecError>
         ))
         .linux(linux)
         .build()?;
+    cdi::apply::apply(&mut spec, &input.cdi)?;
+    if let Some(groups) = spec
+        .process()
+        .as_ref()
+        .and_then(|process| process.user().additional_gids().clone())
+    {
+        user.groups = groups;
+    }
     // The UTS namespace has its name already, and the crate would fill in one of its own.
     spec.set_hostname(None);
     Ok(ContainerSpec {

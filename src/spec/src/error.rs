@@ -154,6 +154,19 @@ pub enum SpecError {
         #[source]
         problem: MountProblem,
     },
+    /// The name of a CDI device that is none.
+    #[error("{field}: {name:?} {problem}")]
+    CdiName {
+        /// The field.
+        field: String,
+        /// What was given, cut short.
+        name: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// CDI devices that the node does not have.
+    #[error("config.CDI_devices: {0}")]
+    CdiUnresolved(#[source] Box<crate::cdi::Unresolved>),
     /// A device that cannot be given.
     #[error(
         "config.devices[{container_path}].permissions: {permissions:?} is not made of the letters r, w and m"
@@ -305,6 +318,7 @@ impl SpecError {
             Self::CapabilityMissing { .. }
             | Self::NoAppArmor { .. }
             | Self::EnvNotUtf8 { .. }
+            | Self::CdiUnresolved(_)
             | Self::UnifiedOnV1 { .. }
             | Self::Mount {
                 problem: MountProblem::RecursiveUnsupported | MountProblem::IdmapUnsupported,

@@ -201,6 +201,8 @@ pub struct ContainerInput<'a> {
     pub mounts: Vec<Mount>,
     /// The container's devices, directories expanded; for a privileged container all devices of the node as well.
     pub host_devices: Vec<HostDevice>,
+    /// What the container's CDI devices change; their nodes are complete.
+    pub cdi: crate::cdi::Edits,
     /// The file of a `Localhost` seccomp profile; at most [`crate::seccomp::MAX_FILE_BYTES`].
     pub seccomp_file: Option<&'a [u8]>,
     /// Labels when SELinux is active: see [`crate::selinux::context`].

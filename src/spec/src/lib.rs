@@ -18,6 +18,7 @@ mod apparmor;
 mod args;
 mod capabilities;
 pub mod capability;
+pub mod cdi;
 pub mod cgroup;
 mod container;
 mod defaults;

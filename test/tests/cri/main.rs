@@ -3,6 +3,7 @@
 //! One binary, since each would link the whole harness again.
 
 mod bad_input;
+mod cdi;
 mod cli;
 mod container;
 mod events;

@@ -177,6 +177,8 @@ section! {
         /// Beginnings of names of annotations that are handed on to the OCI runtime. None by default: runtimes take orders
         /// from annotations, and pods are written by users.
         runtime_annotations: Vec<String> = Vec::new(),
+        /// Directories of CDI files, which define devices by name. A device of a later directory wins over one of an earlier.
+        cdi_dirs: Vec<PathBuf> = vec!["/etc/cdi".into(), "/var/run/cdi".into()],
         /// Give privileged containers only those devices of the node that they ask for.
         privileged_without_devices: bool = false,
         /// Loaded AppArmor profile that `RuntimeDefault` stands for. Null: none.

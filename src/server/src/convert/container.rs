@@ -26,12 +26,6 @@ pub(crate) fn container_config(
     let image_at = at.field("image");
     let image = image_spec(required(image_at, given.image)?);
     present(image_at.field("image"), &image.image)?;
-    if !given.cdi_devices.is_empty() {
-        // Leaving them out would start the workload without the hardware that it was scheduled for.
-        return Err(at
-            .field("CDI_devices")
-            .unsupported("CDI devices are not supported yet"));
-    }
     let linux_at = at.field("linux");
     let linux = given.linux.unwrap_or_default();
     Ok(ContainerConfig {
@@ -43,7 +37,10 @@ pub(crate) fn container_config(
         envs: each(at.field("envs"), given.envs, environment)?,
         mounts: each(at.field("mounts"), given.mounts, mount)?,
         devices: each(at.field("devices"), given.devices, device)?,
-        cdi_devices: Vec::new(),
+        cdi_devices: each(at.field("CDI_devices"), given.cdi_devices, |at, device| {
+            present(at.field("name"), &device.name)?;
+            Ok(device.name)
+        })?,
         labels: given.labels,
         annotations: given.annotations,
         log_path: relative_inside(at.field("log_path"), given.log_path)?,

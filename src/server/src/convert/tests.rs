@@ -163,14 +163,22 @@ fn what_cannot_be_given_yet_is_not_left_out_silently() {
         pod_config(Some(given)).unwrap_err().code,
         Code::FailedPrecondition
     );
-    let mut given = container();
-    given.cdi_devices.push(cri::CdiDevice {
-        name: "vendor.example/gpu=0".to_owned(),
-    });
-    assert_eq!(
-        container_config(Some(given)).unwrap_err().code,
-        Code::FailedPrecondition
-    );
+}
+
+#[test]
+fn devices_by_name_are_kept() {
+    let named = |name: &str| {
+        let mut given = container();
+        given.cdi_devices.push(cri::CdiDevice {
+            name: name.to_owned(),
+        });
+        container_config(Some(given))
+    };
+    let kept = named("vendor.example/gpu=0").unwrap();
+    assert_eq!(kept.cdi_devices, ["vendor.example/gpu=0"]);
+    let refusal = named("").unwrap_err();
+    assert_eq!(refusal.code, Code::InvalidArgument);
+    assert!(refusal.message.starts_with("config.CDI_devices[0].name: "));
 }
 
 fn container() -> cri::ContainerConfig {

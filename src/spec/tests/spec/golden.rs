@@ -331,3 +331,42 @@ fn a_localhost_profile_that_was_not_read_is_named() {
          the file does not exist or was not read"
     );
 }
+
+/// Everything that CDI can change, as far as it differs from a plain container.
+#[test]
+fn cdi_devices() {
+    let file = r#"
+cdiVersion: "1.0.0"
+kind: vendor.com/gpu
+devices:
+  - name: "0"
+    containerEdits:
+      env: [GPU=0, PATH=/gpu]
+      deviceNodes:
+        - {path: /dev/gpu0, type: c, major: 240, minor: 0, fileMode: 0660, permissions: rw}
+        - {path: /dev/gpu-disk, type: b, major: 8, minor: 3, uid: 0, gid: 6}
+        - {path: /run/gpu-fifo, type: p}
+      mounts:
+        - {hostPath: /usr/lib/gpu.so, containerPath: /usr/lib/gpu.so, options: [ro, nosuid]}
+        - {hostPath: tmpfs, containerPath: /etc/hosts, type: tmpfs, options: [size=1m]}
+      hooks:
+        - {hookName: createContainer, path: /usr/bin/gpu-hook, args: [gpu-hook, ldcache], env: [A=b], timeout: 5}
+        - {hookName: prestart, path: /usr/bin/gpu-old}
+      additionalGids: [44, 0, 44]
+      intelRdt: {closID: gpu, l3CacheSchema: "L3:0=f", enableCMT: true}
+containerEdits:
+  env: [GPUS=1]
+"#;
+    let file = spec::cdi::file::parse("/etc/cdi/gpu.yaml".as_ref(), file.as_bytes());
+    let name = spec::cdi::DeviceName::parse("vendor.com/gpu=0").unwrap();
+    let mut request = Request::busybox();
+    request.container.security.run_as.user = Some(1000);
+    request.container.security.run_as.group = Some(1001);
+    let plain = made(&request);
+    request.cdi = spec::cdi::Registry::new([(0, file)])
+        .resolve(&[name])
+        .unwrap();
+    let changed = request.container().unwrap();
+    assert_eq!(changed.user.groups, [1001, 44]);
+    assert_json_snapshot!(difference(&plain, &json(&changed.spec)));
+}

@@ -31,6 +31,7 @@ pub(crate) struct Request {
     pub(crate) files: PodFiles,
     pub(crate) mounts: Vec<Mount>,
     pub(crate) host_devices: Vec<HostDevice>,
+    pub(crate) cdi: spec::cdi::Edits,
     pub(crate) seccomp_file: Option<Vec<u8>>,
 }
 
@@ -132,6 +133,7 @@ impl Request {
                 ..Mount::default()
             }],
             host_devices: Vec::new(),
+            cdi: spec::cdi::Edits::default(),
             seccomp_file: None,
         }
     }
@@ -164,6 +166,7 @@ impl Request {
             files: self.files.clone(),
             mounts: self.mounts.clone(),
             host_devices: self.host_devices.clone(),
+            cdi: self.cdi.clone(),
             seccomp_file: self.seccomp_file.as_deref(),
             selinux: None,
         })
