@@ -210,6 +210,7 @@ impl Node {
         stage.enter("looking at the volumes and devices");
         let host_devices = self.host_devices(&config).await?;
         let cdi = self.cdi_edits(&config).await?;
+        let classes = self.resource_classes(&pod.config, &config).await?;
         let mounts = self.find_volumes(&config).await?;
         let seccomp_file = crate::host_files::seccomp_file(&config)?;
 
@@ -242,6 +243,7 @@ impl Node {
             },
             mounts,
             host_devices,
+            classes,
             cdi,
             seccomp_file: seccomp_file.as_deref(),
             selinux: None,

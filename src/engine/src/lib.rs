@@ -39,6 +39,7 @@ mod pod_files;
 mod remove_container;
 mod remove_pod;
 mod reopen_log;
+mod resource_classes;
 mod restore;
 mod run_pod;
 #[cfg(test)]

@@ -89,6 +89,8 @@ pub struct EngineConfig {
     pub handlers: Vec<Handler>,
     /// Name of the one that an empty name means.
     pub default_handler: String,
+    /// The file with the classes of block I/O.
+    pub blockio_classes: Option<PathBuf>,
     /// Directories of CDI files; a later one wins over an earlier one.
     pub cdi_dirs: Vec<PathBuf>,
     /// What containers get unless they ask otherwise.

@@ -138,6 +138,7 @@ pub(crate) async fn assemble(
         systemd_cgroup: config.cgroup.driver == CgroupDriver::Systemd,
         handlers,
         default_handler,
+        blockio_classes: config.containers.blockio_classes.clone(),
         cdi_dirs: config.containers.cdi_dirs.clone(),
         spec_defaults,
         timeouts: Timeouts {

@@ -1,7 +1,7 @@
 //! Puts a container's spec together from its parts.
 
 use oci_spec::runtime::{
-    Linux, LinuxBuilder, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
+    Linux, LinuxBuilder, LinuxIntelRdt, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
     UserBuilder,
 };
 
@@ -132,6 +132,7 @@ fn linux(
         )?,
         None => resources::none()?,
     };
+    limits.set_block_io(input.classes.block_io.clone());
     if let Some(cpu) = limits.cpu_mut()
         && cpu.quota().is_some_and(|quota| quota < 0)
     {
@@ -181,6 +182,11 @@ fn linux(
         input.facts,
     )? {
         builder = builder.seccomp(filter);
+    }
+    if let Some(class) = &input.classes.rdt {
+        let mut rdt = LinuxIntelRdt::default();
+        rdt.set_clos_id(Some(class.clone()));
+        builder = builder.intel_rdt(rdt);
     }
     if let Some(propagation) = rootfs_propagation {
         builder = builder.rootfs_propagation(propagation);

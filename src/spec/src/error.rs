@@ -154,6 +154,16 @@ pub enum SpecError {
         #[source]
         problem: MountProblem,
     },
+    /// A class of block I/O or RDT that cannot be given.
+    #[error("{field}: the class {name:?} {problem}")]
+    Class {
+        /// The annotation.
+        field: String,
+        /// The class.
+        name: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The name of a CDI device that is none.
     #[error("{field}: {name:?} {problem}")]
     CdiName {
@@ -319,6 +329,7 @@ impl SpecError {
             | Self::NoAppArmor { .. }
             | Self::EnvNotUtf8 { .. }
             | Self::CdiUnresolved(_)
+            | Self::Class { .. }
             | Self::UnifiedOnV1 { .. }
             | Self::Mount {
                 problem: MountProblem::RecursiveUnsupported | MountProblem::IdmapUnsupported,

@@ -167,6 +167,15 @@ pub struct HostDevice {
     pub access: String,
 }
 
+/// Classes of resources, looked up: see [`crate::classes`].
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct ResourceClasses {
+    /// Weights and rates of block devices.
+    pub block_io: Option<oci_spec::runtime::LinuxBlockIo>,
+    /// The class of service of RDT.
+    pub rdt: Option<String>,
+}
+
 /// All that a container's spec is made of.
 #[derive(Clone, Debug)]
 pub struct ContainerInput<'a> {
@@ -201,6 +210,8 @@ pub struct ContainerInput<'a> {
     pub mounts: Vec<Mount>,
     /// The container's devices, directories expanded; for a privileged container all devices of the node as well.
     pub host_devices: Vec<HostDevice>,
+    /// The classes that the container asks for.
+    pub classes: ResourceClasses,
     /// What the container's CDI devices change; their nodes are complete.
     pub cdi: crate::cdi::Edits,
     /// The file of a `Localhost` seccomp profile; at most [`crate::seccomp::MAX_FILE_BYTES`].

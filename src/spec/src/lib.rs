@@ -20,6 +20,7 @@ mod capabilities;
 pub mod capability;
 pub mod cdi;
 pub mod cgroup;
+pub mod classes;
 mod container;
 mod defaults;
 mod devices;
@@ -50,7 +51,7 @@ pub use error::{ErrorKind, MountProblem, SpecError};
 pub use exec::exec_process;
 pub use input::{
     Architecture, CgroupVersion, ContainerInput, DeviceKind, HostDevice, ImageProcess,
-    NamespacePaths, NodeFacts, PauseInput, PodFiles, RuntimeFeatures,
+    NamespacePaths, NodeFacts, PauseInput, PodFiles, ResourceClasses, RuntimeFeatures,
 };
 pub use pause::pause;
 pub use pod::check_pod;

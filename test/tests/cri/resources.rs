@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use api::cri::{self, LinuxContainerResources as Limits};
 use pintle_test::{
     cri::{Answer, refused, request},
-    node::{self, Node},
+    node::{self, Node, Setup},
     settle, world,
 };
 use serde_json::{Value, json};
@@ -647,6 +647,55 @@ fn callers_of_one_change_share_it_and_other_changes_take_turns() {
             "{told:?}"
         );
         ensure!(cgroup.quota()? == "70000", "{}", cgroup.quota()?);
+        Ok(())
+    });
+}
+
+#[test]
+fn classes_of_block_io_and_rdt_are_given_or_refused() {
+    const CLASSES: &str = "/run/test/classes.yaml";
+    let setup = Setup::default().config(json!({ "containers": { "blockio_classes": CLASSES } }));
+    world!(setup, async |node| {
+        world::write(
+            CLASSES,
+            "Classes:\n  slow:\n  - Devices: [/dev/loop0]\n    ThrottleReadBps: 1Mi\n",
+        )?;
+        node.image("busybox:latest").await?;
+        let mut config = node.pod_config("classes")?;
+        for (name, class) in [("slow", "slow"), ("other", "fast")] {
+            let key = format!("blockio.resources.beta.kubernetes.io/container.{name}");
+            config.annotations.insert(key, class.to_owned());
+        }
+        let key = "rdt.resources.beta.kubernetes.io/container.cache";
+        config.annotations.insert(key.to_owned(), "gold".to_owned());
+        let pod = node.run_pod_as(config).await?;
+        let id = node
+            .start_container(&pod, &node::container("slow", node::SLEEP))
+            .await?;
+        let cgroup = Cgroup::of(node, &id).await?;
+        let rates = cgroup.file("blkio", "blkio.throttle.read_bps_device", "io.max")?;
+        ensure!(
+            rates.starts_with("7:0 ") && rates.contains("1048576"),
+            "{rates:?}"
+        );
+        let refusal = async |name: &str| -> Result<String> {
+            let config = node::container(name, node::SLEEP);
+            let answer = node.cri().create(&pod.id, &config, &pod.config).await;
+            refused(answer, Code::FailedPrecondition)
+        };
+        let words = refusal("other").await?;
+        ensure!(
+            words.contains("\"fast\" is not in /run/test/classes.yaml, which has slow"),
+            "{words}"
+        );
+        // No processor that this suite runs on shares its cache out.
+        if !fs::exists("/sys/fs/resctrl/schemata")? {
+            let words = refusal("cache").await?;
+            ensure!(
+                words.contains("no resctrl file system is mounted"),
+                "{words}"
+            );
+        }
         Ok(())
     });
 }

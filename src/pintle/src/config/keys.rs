@@ -177,6 +177,9 @@ section! {
         /// Beginnings of names of annotations that are handed on to the OCI runtime. None by default: runtimes take orders
         /// from annotations, and pods are written by users.
         runtime_annotations: Vec<String> = Vec::new(),
+        /// File of the classes of block I/O that pods ask for by annotation (`blockio.resources.beta.kubernetes.io/…`), in the
+        /// YAML form that is usual for them. Null: there are none.
+        blockio_classes: Option<PathBuf> = None,
         /// Directories of CDI files, which define devices by name. A device of a later directory wins over one of an earlier.
         cdi_dirs: Vec<PathBuf> = vec!["/etc/cdi".into(), "/var/run/cdi".into()],
         /// Give privileged containers only those devices of the node that they ask for.

@@ -166,6 +166,7 @@ impl Request {
             files: self.files.clone(),
             mounts: self.mounts.clone(),
             host_devices: self.host_devices.clone(),
+            classes: spec::ResourceClasses::default(),
             cdi: self.cdi.clone(),
             seccomp_file: self.seccomp_file.as_deref(),
             selinux: None,

@@ -109,6 +109,7 @@ impl Specs {
                 shm: Some(dir.join("shm")),
             },
             mounts: Vec::new(),
+            classes: spec::ResourceClasses::default(),
             cdi: spec::cdi::Edits::default(),
             host_devices: Vec::new(),
             seccomp_file: None,
