@@ -10,6 +10,7 @@ mod events;
 mod exec;
 mod idempotence;
 mod images;
+mod lists;
 mod logs;
 mod namespaces;
 mod network;
