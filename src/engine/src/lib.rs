@@ -11,6 +11,7 @@
 //! * `undo`: what could not be taken apart yet;
 //! * `events`: what monitors report;
 //! * [`LifeEvent`]s: what clients are told as it happens (`feed`);
+//! * [`stats`]: what pods and containers use, read when asked for;
 //! * `restore`: what happens at start with what a former server left.
 
 #![forbid(unsafe_code)]
@@ -45,6 +46,7 @@ mod run_pod;
 #[cfg(test)]
 mod samples;
 mod start_container;
+pub mod stats;
 mod status;
 mod stop_container;
 mod stop_pod;

@@ -24,7 +24,9 @@ use crate::{
     ledger::Ledger,
     live::Live,
     paths::Paths,
-    restore, undo,
+    restore,
+    stats::Stats,
+    undo,
     undo::Deferred,
     world::{Container, Pod, World},
 };
@@ -157,6 +159,7 @@ pub(crate) struct Node {
     pub(crate) live: Live,
     pub(crate) jobs: JobTables,
     pub(crate) deferred: Deferred,
+    pub(crate) stats: Stats,
     /// Only ever grows: pods need the handler that they were made with.
     pub(crate) handlers: ArcSwap<Vec<Handler>>,
     tracker: TaskTracker,
@@ -189,6 +192,7 @@ impl Engine {
         let node = Arc::new(Node {
             paths: Paths::new(&config.run, &config.netns_dir),
             facts: crate::facts::gather(&layout, &config)?,
+            stats: Stats::new(layout.clone(), store.clone()),
             cgroups: Cgroups::new(layout),
             images,
             store,
@@ -204,6 +208,7 @@ impl Engine {
         node.prepare_directories()?;
         node.restore(found).await?;
         node.ledger.open_feed();
+        node.note_cpu_times();
         undo::retry(Arc::downgrade(&node));
         Ok(Self { node })
     }

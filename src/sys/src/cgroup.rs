@@ -20,10 +20,10 @@ use rustix::{
 use crate::{SysError, fs::magic_of, mount};
 
 /// Where distributions mount cgroup file systems.
-const MOUNT_ROOT: &str = "/sys/fs/cgroup";
+pub(crate) const MOUNT_ROOT: &str = "/sys/fs/cgroup";
 
 /// The file system of cgroup v2.
-const CGROUP2_MAGIC: u64 = 0x6367_7270;
+pub(crate) const CGROUP2_MAGIC: u64 = 0x6367_7270;
 
 /// How often the processes of a cgroup are killed one by one before it counts as hopeless.
 const KILL_ROUNDS: u32 = 100;
@@ -196,7 +196,7 @@ impl Layout {
 }
 
 /// The path of a cgroup below a mount, free of anything that could lead elsewhere.
-fn relative(cgroup: &str) -> Result<PathBuf, SysError> {
+pub(crate) fn relative(cgroup: &str) -> Result<PathBuf, SysError> {
     let bad = || SysError::BadCgroupPath {
         path: cgroup.chars().take(512).collect(),
     };
@@ -221,7 +221,7 @@ fn is_gone(error: &io::Error) -> bool {
 }
 
 /// The directory and all below it, parents first; nothing if it is not there.
-fn subtree(dir: &Path) -> Result<Vec<PathBuf>, SysError> {
+pub(crate) fn subtree(dir: &Path) -> Result<Vec<PathBuf>, SysError> {
     let mut found = Vec::new();
     let mut pending = vec![dir.to_owned()];
     while let Some(dir) = pending.pop() {
@@ -245,7 +245,7 @@ fn subtree(dir: &Path) -> Result<Vec<PathBuf>, SysError> {
     Ok(found)
 }
 
-fn processes_of(dir: &Path) -> Result<Vec<u32>, SysError> {
+pub(crate) fn processes_of(dir: &Path) -> Result<Vec<u32>, SysError> {
     let path = dir.join("cgroup.procs");
     match std::fs::read_to_string(&path) {
         // A process of another PID namespace is listed as 0, and cannot be told from here.

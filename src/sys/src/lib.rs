@@ -5,14 +5,18 @@
 //! async caller runs them on a thread for blocking work. Nothing here keeps state, and nothing logs.
 
 pub mod cgroup;
+pub mod cgroup_files;
 mod error;
 pub mod fs;
 pub mod kernel;
 pub mod memory;
 pub mod mount;
 pub mod namespace;
+pub mod net_dev;
 pub mod process;
+pub mod process_files;
 pub mod root;
+pub mod small_file;
 pub mod startup;
 
 pub use error::SysError;

@@ -1,0 +1,486 @@
+//! What pods and containers use: CPU, memory, swap, pressure, network, disk.
+//!
+//! Everything is read from the kernel when it is asked for, by plain reads of small files that do not wait for anything:
+//! no runtime is called, no path of a user is touched, and no lock of an operation is taken. The exception is the size of
+//! writable layers, which is measured beside the requests (`disk`). What vanishes while it is read is left out.
+//!
+//! The reads of one request run on one blocking thread (network namespaces on another beside it), and a few requests at a
+//! time: whoever asks faster than that waits for their turn, and takes nothing from the threads that operations need.
+//!
+//! `parse` knows the words of the kernel's files, `cgroup` puts them together for either version, `reading` is what comes out.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use spec::model::NamespaceMode;
+use state::{ContainerId, PodId};
+use storage::LayerStore;
+use sys::{cgroup::Layout, cgroup_files::CgroupFiles, small_file::SmallFile};
+use tokio::sync::Semaphore;
+
+mod cgroup;
+mod devices;
+mod disk;
+mod network;
+mod parse;
+mod processes;
+mod rates;
+pub mod reading;
+
+use crate::{
+    Engine,
+    error::{EngineError, in_full},
+    node::Node,
+    teardown::joined,
+    world::{Container, ContainerState, Pod, PodState, World},
+};
+use devices::DeviceNames;
+use disk::Disk;
+use rates::{Rates, Reading};
+use reading::{
+    CgroupDetail, CgroupUse, ContainerMetrics, ContainerUse, LayersDisk, NetworkUse, PodMetrics,
+    PodUse,
+};
+
+/// Requests whose files are read at the same time.
+const AT_A_TIME: usize = 2;
+
+/// What is kept between readings.
+#[derive(Debug)]
+pub(crate) struct Stats {
+    files: CgroupFiles,
+    rates: Rates,
+    disk: Disk,
+    turns: Arc<Semaphore>,
+    huge_page_sizes: Vec<String>,
+}
+
+impl Stats {
+    pub(crate) fn new(layout: Layout, store: LayerStore) -> Self {
+        Self {
+            files: CgroupFiles::new(layout),
+            rates: Rates::default(),
+            disk: Disk::new(store),
+            turns: Arc::new(Semaphore::new(AT_A_TIME)),
+            huge_page_sizes: devices::huge_page_sizes(),
+        }
+    }
+}
+
+impl Engine {
+    /// The directory of writable layers: what [`reading::DiskUse`] is about.
+    pub fn writable_layers(&self) -> PathBuf {
+        self.node.stats.disk.mountpoint()
+    }
+
+    /// The file system of writable layers, as far as it is known by now.
+    pub fn writable_layers_disk(&self) -> Option<LayersDisk> {
+        self.node.stats.disk.filesystem()
+    }
+
+    /// What one container uses, whatever its state.
+    ///
+    /// # Errors
+    /// None, or several, have this id.
+    pub async fn container_stats(&self, id: &str) -> Result<ContainerUse, EngineError> {
+        let container = self.container(id)?;
+        let found = self
+            .read(&[container.id.clone()], move |node| {
+                node.container_use(&container, &mut SmallFile::default())
+            })
+            .await?;
+        Ok(found)
+    }
+
+    /// What these containers use, but for those that are gone meanwhile.
+    ///
+    /// # Errors
+    /// None but those of a server that is about to end.
+    pub async fn container_stats_of(
+        &self,
+        containers: Vec<Arc<Container>>,
+    ) -> Result<Vec<ContainerUse>, EngineError> {
+        let ids: Vec<_> = containers.iter().map(|c| c.id.clone()).collect();
+        self.read(&ids, move |node| {
+            let mut buffer = SmallFile::default();
+            node.container_uses(&containers, &mut buffer)
+        })
+        .await
+    }
+
+    /// What one pod uses, whatever its state.
+    ///
+    /// # Errors
+    /// None, or several, have this id.
+    pub async fn pod_stats(&self, id: &str) -> Result<PodUse, EngineError> {
+        let pod = self.pod(id)?;
+        let mut found = self.pod_stats_of(vec![Arc::clone(&pod)]).await?;
+        Ok(found.pop().unwrap_or(PodUse {
+            pod,
+            cgroup: None,
+            network: None,
+            containers: Vec::new(),
+        }))
+    }
+
+    /// What these pods and their running containers use, but for those that are gone meanwhile.
+    ///
+    /// # Errors
+    /// None but those of a server that is about to end.
+    pub async fn pod_stats_of(&self, pods: Vec<Arc<Pod>>) -> Result<Vec<PodUse>, EngineError> {
+        let work = Work::new(self.world(), pods);
+        self.read(&work.containers(), move |node| node.pod_uses(&work))
+            .await
+    }
+
+    /// Everything that metrics tell, of all pods that are ready.
+    ///
+    /// # Errors
+    /// None but those of a server that is about to end.
+    pub async fn pod_metrics(&self) -> Result<Vec<PodMetrics>, EngineError> {
+        let world = self.world();
+        let pods = world.pods.values().cloned().filter(is_ready).collect();
+        let work = Work::new(world, pods);
+        self.read(&work.containers(), move |node| node.pod_metrics(&work))
+            .await
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        containers: &[ContainerId],
+        read: impl FnOnce(&Node) -> T + Send + 'static,
+    ) -> Result<T, EngineError> {
+        let stats = &self.node.stats;
+        stats.disk.refresh(containers).await;
+        let turn = Arc::clone(&stats.turns).acquire_owned().await;
+        let node = Arc::clone(&self.node);
+        let read = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            node.forget_the_gone();
+            Ok(read(&node))
+        });
+        joined(read.await)
+    }
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the shape that `filter` wants"
+)]
+fn is_ready(pod: &Arc<Pod>) -> bool {
+    pod.state == PodState::Ready
+}
+
+/// Pods to look at, and the world they are in.
+struct Work {
+    world: Arc<World>,
+    pods: Vec<Arc<Pod>>,
+    /// Running containers.
+    running: HashMap<PodId, Vec<Arc<Container>>>,
+}
+
+impl Work {
+    fn new(world: Arc<World>, pods: Vec<Arc<Pod>>) -> Self {
+        let wanted: BTreeSet<&PodId> = pods.iter().map(|pod| &pod.id).collect();
+        let mut running: HashMap<PodId, Vec<Arc<Container>>> = HashMap::new();
+        for container in world.containers.values() {
+            if container.state == ContainerState::Running && wanted.contains(&container.pod) {
+                let of_pod = running.entry(container.pod.clone()).or_default();
+                of_pod.push(Arc::clone(container));
+            }
+        }
+        drop(wanted);
+        Self {
+            world,
+            pods,
+            running,
+        }
+    }
+
+    fn containers(&self) -> Vec<ContainerId> {
+        self.running
+            .values()
+            .flatten()
+            .map(|container| container.id.clone())
+            .collect()
+    }
+
+    fn running(&self, pod: &Pod) -> &[Arc<Container>] {
+        self.running.get(&pod.id).map_or(&[], Vec::as_slice)
+    }
+
+    /// How many pods have their cgroups below each parent.
+    fn parents(&self) -> HashMap<&str, usize> {
+        let mut parents = HashMap::new();
+        for pod in self.world.pods.values().filter(|pod| !pod.released) {
+            *parents.entry(pod.cgroup_parent.as_str()).or_default() += 1;
+        }
+        parents
+    }
+}
+
+/// Whether what is counted in a pod's cgroup parent is the pod's alone. Kubelet makes a cgroup for each pod and names it by
+/// the pod's uid; other clients let many pods, or whatever else, share one.
+fn has_own_cgroup(pod: &Pod, parents: &HashMap<&str, usize>) -> bool {
+    let parent = pod.cgroup_parent.as_str();
+    if parents.get(parent).is_some_and(|pods| *pods > 1) {
+        return false;
+    }
+    let uid = pod.config.metadata.uid.as_str();
+    let name = parent.rsplit('/').next().unwrap_or_default();
+    // Names of systemd's slices have no dashes of their own.
+    let named_so = !uid.is_empty() && (name.contains(uid) || name.contains(&uid.replace('-', "_")));
+    named_so || pod.own_cgroups.first().is_some_and(|own| own == parent)
+}
+
+impl Node {
+    /// Reads the CPU time of everything that runs already, so that the first request can tell a rate.
+    pub(crate) fn note_cpu_times(&self) {
+        let world = self.ledger.world();
+        let work = Work::new(Arc::clone(&world), world.pods.values().cloned().collect());
+        let mut buffer = SmallFile::default();
+        let parents = work.parents();
+        let own = work.pods.iter().filter(|pod| has_own_cgroup(pod, &parents));
+        let pods = own.map(|pod| (pod.id.as_str(), pod.cgroup_parent.as_str()));
+        let running = work.running.values().flatten();
+        let containers = running.map(|container| (container.id.as_str(), container.cgroup.as_str()));
+        for (id, path) in pods.chain(containers) {
+            let at_unix_ns = self.ledger.timestamp();
+            if let Ok(cgroup) = self.stats.files.of(path)
+                && let Some(usage_ns) = cgroup::cpu_time(&cgroup, &mut buffer)
+            {
+                let reading = Reading {
+                    at_unix_ns,
+                    usage_ns,
+                };
+                self.stats.rates.note(id, reading);
+            }
+        }
+    }
+
+    fn forget_the_gone(&self) {
+        let world = self.ledger.world();
+        let (pods, containers) = (world.pods.len(), world.containers.len());
+        let is_container = |id: &str| world.containers.contains_key(id);
+        self.stats.rates.retain(pods + containers, |id| {
+            is_container(id) || world.pods.contains_key(id)
+        });
+        self.stats.disk.retain(containers, is_container);
+    }
+
+    fn cgroup_use(
+        &self,
+        id: &str,
+        path: &str,
+        since_unix_ns: i64,
+        buffer: &mut SmallFile,
+    ) -> Option<CgroupUse> {
+        let cgroup = self.stats.files.of(path).ok()?;
+        let at_unix_ns = self.ledger.timestamp();
+        let mut found = cgroup::usage(&cgroup, buffer)?;
+        found.at_unix_ns = at_unix_ns;
+        if let Some(cpu) = &mut found.cpu {
+            let reading = Reading {
+                at_unix_ns,
+                usage_ns: cpu.usage_ns,
+            };
+            cpu.nano_cores = self.stats.rates.of(id, reading, since_unix_ns);
+        }
+        Some(found)
+    }
+
+    fn container_use(&self, container: &Arc<Container>, buffer: &mut SmallFile) -> ContainerUse {
+        let since = container
+            .started_at_unix_ns
+            .max(container.created_at_unix_ns);
+        // An exited container's cgroup may be another's by now.
+        let cgroup = matches!(
+            container.state,
+            ContainerState::Created | ContainerState::Running
+        )
+        .then(|| self.cgroup_use(container.id.as_str(), &container.cgroup, since, buffer))
+        .flatten();
+        ContainerUse {
+            container: Arc::clone(container),
+            cgroup,
+            disk: self.stats.disk.of(&container.id),
+        }
+    }
+
+    fn container_uses(
+        &self,
+        containers: &[Arc<Container>],
+        buffer: &mut SmallFile,
+    ) -> Vec<ContainerUse> {
+        containers
+            .iter()
+            .map(|container| self.container_use(container, buffer))
+            .filter(|found| found.cgroup.is_some())
+            .collect()
+    }
+
+    /// What is in a pod's cgroup beside its containers'.
+    fn pause_use(&self, pod: &Pod, buffer: &mut SmallFile) -> Option<CgroupUse> {
+        if !pod.has_pause || pod.released {
+            return None;
+        }
+        let systemd = self.config.systemd_cgroup;
+        let name =
+            spec::cgroup::CgroupName::new(systemd, &pod.cgroup_parent, pod.id.as_str()).ok()?;
+        let path = format!("/{}", name.directory.display());
+        self.cgroup_use(pod.id.as_str(), &path, pod.created_at_unix_ns, buffer)
+    }
+
+    fn pod_use(
+        &self,
+        pod: &Pod,
+        parents: &HashMap<&str, usize>,
+        containers: &[ContainerUse],
+        buffer: &mut SmallFile,
+    ) -> Option<CgroupUse> {
+        if pod.released {
+            return None;
+        }
+        if has_own_cgroup(pod, parents) {
+            let (id, parent) = (pod.id.as_str(), &pod.cgroup_parent);
+            return self.cgroup_use(id, parent, pod.created_at_unix_ns, buffer);
+        }
+        let pause = self.pause_use(pod, buffer);
+        let parts = containers.iter().filter_map(|one| one.cgroup.as_ref());
+        cgroup::sum(parts.chain(&pause))
+    }
+
+    fn pod_uses(&self, work: &Work) -> Vec<PodUse> {
+        let parents = work.parents();
+        let (mut networks, cgroups) = self.beside_networks(&work.pods, || {
+            let mut buffer = SmallFile::default();
+            let mut found = Vec::with_capacity(work.pods.len());
+            for pod in &work.pods {
+                let containers = self.container_uses(work.running(pod), &mut buffer);
+                let cgroup = self.pod_use(pod, &parents, &containers, &mut buffer);
+                found.push((pod, cgroup, containers));
+            }
+            found
+        });
+        cgroups
+            .into_iter()
+            .map(|(pod, cgroup, containers)| PodUse {
+                pod: Arc::clone(pod),
+                cgroup,
+                network: networks.remove(&pod.id),
+                containers,
+            })
+            .collect()
+    }
+
+    fn pod_metrics(&self, work: &Work) -> Vec<PodMetrics> {
+        let parents = work.parents();
+        let (mut networks, cgroups) = self.beside_networks(&work.pods, || {
+            let mut buffer = SmallFile::default();
+            let mut names = DeviceNames::default();
+            let mut found = Vec::with_capacity(work.pods.len());
+            for pod in &work.pods {
+                let containers: Vec<_> = self
+                    .container_uses(work.running(pod), &mut buffer)
+                    .into_iter()
+                    .map(|usage| self.container_metrics(usage, &mut names, &mut buffer))
+                    .collect();
+                let cgroup = has_own_cgroup(pod, &parents)
+                    .then(|| {
+                        let usage = self.pod_use(pod, &parents, &[], &mut buffer)?;
+                        let detail = self.detail(&pod.cgroup_parent, &mut names, &mut buffer);
+                        Some((usage, detail))
+                    })
+                    .flatten();
+                found.push((pod, cgroup, containers));
+            }
+            found
+        });
+        cgroups
+            .into_iter()
+            .map(|(pod, cgroup, containers)| PodMetrics {
+                pod: Arc::clone(pod),
+                cgroup,
+                network: networks.remove(&pod.id),
+                containers,
+            })
+            .collect()
+    }
+
+    fn container_metrics(
+        &self,
+        usage: ContainerUse,
+        names: &mut DeviceNames,
+        buffer: &mut SmallFile,
+    ) -> ContainerMetrics {
+        let container = &usage.container;
+        let detail = self.detail(&container.cgroup, names, buffer);
+        let cgroup = self.stats.files.of(&container.cgroup).ok();
+        // Any controller that is always there lists them.
+        let processes = cgroup.and_then(|cgroup| {
+            cgroup
+                .processes("pids")
+                .or_else(|| cgroup.processes("memory"))
+                .or_else(|| cgroup.processes("cpuacct"))
+        });
+        let processes =
+            processes.map(|found| processes::usage(&found, container.pid, buffer));
+        ContainerMetrics {
+            usage,
+            detail,
+            processes,
+        }
+    }
+
+    fn detail(
+        &self,
+        path: &str,
+        names: &mut DeviceNames,
+        buffer: &mut SmallFile,
+    ) -> CgroupDetail {
+        let Ok(cgroup) = self.stats.files.of(path) else {
+            return CgroupDetail::default();
+        };
+        let mut detail = cgroup::detail(&cgroup, &self.stats.huge_page_sizes, buffer);
+        for device in &mut detail.devices {
+            names
+                .get(device.major, device.minor, buffer)
+                .clone_into(&mut device.device);
+        }
+        detail
+    }
+
+    /// Does something while the pods' network namespaces are looked into.
+    fn beside_networks<T>(
+        &self,
+        pods: &[Arc<Pod>],
+        work: impl FnOnce() -> T,
+    ) -> (HashMap<PodId, NetworkUse>, T) {
+        let own: Vec<&Arc<Pod>> = pods
+            .iter()
+            .filter(|pod| {
+                !pod.released && pod.config.security.namespaces.network != NamespaceMode::Node
+            })
+            .collect();
+        let paths: Vec<PathBuf> = own.iter().map(|pod| self.paths.netns(&pod.id)).collect();
+        let (texts, result) = sys::net_dev::while_working(&paths, work);
+        let texts = texts.unwrap_or_else(|error| {
+            tracing::warn!(error = in_full(&error), "no network statistics");
+            Vec::new()
+        });
+        let at_unix_ns = self.ledger.timestamp();
+        let networks = own
+            .into_iter()
+            .zip(texts)
+            .filter_map(|(pod, text)| Some((pod.id.clone(), network::usage(&text?, at_unix_ns))))
+            .collect();
+        (networks, result)
+    }
+}
+
+#[cfg(test)]
+#[path = "stats_tests.rs"]
+mod tests;

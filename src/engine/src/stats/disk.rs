@@ -1,0 +1,262 @@
+//! What containers wrote to their root filesystems.
+//!
+//! A writable layer has to be walked through to be measured, which takes as long as the container has files. So it is
+//! measured beside the requests, on a thread that lives while there is something to measure, and requests are answered
+//! with what was found last. Two things bound what this costs: a layer is measured again only when its last measurement
+//! is old, the older the longer that took; and after a long walk the thread rests several times as long. Nothing is
+//! measured while nobody asks.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use state::ContainerId;
+use storage::{LayerStore, Rootfs as _};
+use tokio::sync::Notify;
+
+use super::{
+    devices,
+    reading::{DiskUse, LayersDisk},
+};
+use crate::{error::in_full, ledger::unix_now_ns};
+
+/// How old a measurement becomes at least before it is repeated.
+const MIN_AGE: Duration = Duration::from_secs(10);
+
+/// And how many times as old as it took: with [`REST_FACTOR`], what bounds the time spent on a huge layer.
+const AGE_FACTOR: u32 = 50;
+
+/// How many times as long as a walk the thread rests after it.
+const REST_FACTOR: u32 = 4;
+
+/// The longest rest, and the shortest walk that is followed by one.
+const MAX_REST: Duration = Duration::from_secs(10);
+const SHORT_WALK: Duration = Duration::from_millis(5);
+
+/// How long a request waits for containers that were never measured. Fresh ones take a fraction of a millisecond.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+
+/// How many entries of what is gone are kept at least before they are looked for.
+const SPARE: usize = 64;
+
+/// The sizes of all containers' writable layers, as far as they are known.
+#[derive(Clone)]
+pub(super) struct Disk(Arc<Shared>);
+
+impl std::fmt::Debug for Disk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Disk").finish_non_exhaustive()
+    }
+}
+
+struct Shared {
+    store: LayerStore,
+    state: Mutex<State>,
+    measured: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    layers: HashMap<ContainerId, Layer>,
+    disk: Option<(Instant, LayersDisk)>,
+    /// What the thread is to measure, in this order; each once.
+    queue: VecDeque<ContainerId>,
+    running: bool,
+}
+
+/// The last measurement of one layer.
+#[derive(Clone, Copy, Debug)]
+struct Layer {
+    at: Instant,
+    took: Duration,
+    /// `None` if there is no layer to measure: the root filesystem is read-only.
+    usage: Option<DiskUse>,
+}
+
+impl Layer {
+    fn is_due(&self, now: Instant) -> bool {
+        let age = now.saturating_duration_since(self.at);
+        age >= MIN_AGE.max(self.took.saturating_mul(AGE_FACTOR))
+    }
+}
+
+impl Disk {
+    pub(super) fn new(store: LayerStore) -> Self {
+        Self(Arc::new(Shared {
+            store,
+            state: Mutex::default(),
+            measured: Notify::new(),
+        }))
+    }
+
+    /// Where writable layers are.
+    pub(super) fn mountpoint(&self) -> PathBuf {
+        self.0.store.root().to_owned()
+    }
+
+    /// Has old measurements of these containers repeated, and waits a moment for those that were never measured.
+    pub(super) async fn refresh(&self, containers: &[ContainerId]) {
+        let waited = async {
+            loop {
+                let measured = self.0.measured.notified();
+                tokio::pin!(measured);
+                // From here on a measurement is not missed.
+                measured.as_mut().enable();
+                if self.enqueue(containers) {
+                    return;
+                }
+                measured.await;
+            }
+        };
+        // Those that are not ready by then are for the next request.
+        let _ = tokio::time::timeout(FIRST_WAIT, waited).await;
+    }
+
+    /// Queues what is due; whether everything was measured once.
+    fn enqueue(&self, containers: &[ContainerId]) -> bool {
+        let now = Instant::now();
+        let mut state = self.0.state();
+        let mut complete = state.disk.is_some();
+        for id in containers {
+            let due = match state.layers.get(id) {
+                Some(layer) => layer.is_due(now),
+                None => {
+                    complete = false;
+                    true
+                }
+            };
+            if due && !state.queue.contains(id) {
+                state.queue.push_back(id.clone());
+            }
+        }
+        let stale = state
+            .disk
+            .as_ref()
+            .is_none_or(|(at, _)| now.saturating_duration_since(*at) >= MIN_AGE);
+        if (stale || !state.queue.is_empty()) && !state.running {
+            let shared = Arc::clone(&self.0);
+            let thread = std::thread::Builder::new().name("pintle-disk".to_owned());
+            match thread.spawn(move || shared.measure_all()) {
+                Ok(_) => state.running = true,
+                Err(error) => {
+                    tracing::warn!(%error, "no thread to measure writable layers with");
+                    return true;
+                }
+            }
+        }
+        complete
+    }
+
+    /// What was found last of a container.
+    pub(super) fn of(&self, id: &ContainerId) -> Option<DiskUse> {
+        self.0.state().layers.get(id)?.usage
+    }
+
+    /// What was found last of the file system of all writable layers.
+    pub(super) fn filesystem(&self) -> Option<LayersDisk> {
+        self.0.state().disk.as_ref().map(|(_, disk)| disk.clone())
+    }
+
+    /// Forgets what is gone, if there may be much of it. `live` is how many containers there are.
+    pub(super) fn retain(&self, live: usize, is_live: impl Fn(&str) -> bool) {
+        let mut state = self.0.state();
+        if state.layers.len() > live + SPARE {
+            state.layers.retain(|id, _| is_live(id.as_str()));
+        }
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The thread's life: until the queue is empty.
+    fn measure_all(&self) {
+        let disk = self.look_at_disk();
+        if let Some(disk) = disk {
+            self.state().disk = Some((Instant::now(), disk));
+        }
+        loop {
+            let id = {
+                let mut state = self.state();
+                let Some(id) = state.queue.pop_front() else {
+                    state.running = false;
+                    break;
+                };
+                id
+            };
+            let begin = Instant::now();
+            let usage = match self.store.writable_usage(id.as_str()) {
+                Ok(usage) => Some(DiskUse {
+                    at_unix_ns: unix_now_ns(),
+                    bytes: usage.bytes,
+                    inodes: usage.inodes,
+                }),
+                Err(error) => {
+                    tracing::debug!(container = %id, error = in_full(&error), "no writable layer to measure");
+                    None
+                }
+            };
+            let took = begin.elapsed();
+            let at = Instant::now();
+            self.state().layers.insert(id, Layer { at, took, usage });
+            self.measured.notify_waiters();
+            if took >= SHORT_WALK {
+                std::thread::sleep(took.saturating_mul(REST_FACTOR).min(MAX_REST));
+            }
+        }
+        self.measured.notify_waiters();
+    }
+
+    fn look_at_disk(&self) -> Option<LayersDisk> {
+        let root = self.store.root();
+        let known = self
+            .state()
+            .disk
+            .as_ref()
+            .map(|(_, disk)| disk.device.clone());
+        let usage = sys::fs::filesystem_usage(root)
+            .inspect_err(|error| {
+                tracing::debug!(error = in_full(error), "no size of the layers' filesystem");
+            })
+            .ok()?;
+        Some(LayersDisk {
+            // It stays what it was at first.
+            device: known.or_else(|| devices::of_directory(root))?,
+            total_bytes: usage.total_bytes,
+            total_inodes: usage.total_inodes,
+            free_inodes: usage.free_inodes,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case(9_000, 0, false)]
+    #[case(10_000, 0, true)]
+    #[case(10_000, 200, true)]
+    #[case(10_000, 1_000, false)]
+    #[case(50_000, 1_000, true)]
+    fn a_layer_that_takes_long_is_measured_seldom(
+        #[case] age_ms: u64,
+        #[case] took_ms: u64,
+        #[case] due: bool,
+    ) {
+        let at = Instant::now();
+        let layer = Layer {
+            at,
+            took: Duration::from_millis(took_ms),
+            usage: None,
+        };
+        assert_eq!(layer.is_due(at + Duration::from_millis(age_ms)), due);
+    }
+}

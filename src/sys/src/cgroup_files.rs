@@ -1,0 +1,167 @@
+//! The files in which the kernel counts what a cgroup uses, on either version.
+//!
+//! On a hybrid node (version 1, with version 2 mounted beside it for want of controllers) an OCI runtime may put its
+//! containers into both trees; version 2 has what version 1 never got: pressure.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    SysError,
+    cgroup::{self, Layout},
+    fs::magic_of,
+    small_file::SmallFile,
+};
+
+/// Where hybrid nodes mount version 2, below the root of all cgroup mounts.
+const HYBRID_NAME: &str = "unified";
+
+/// The node's cgroups for reading.
+#[derive(Clone, Debug)]
+pub struct CgroupFiles {
+    layout: Layout,
+    /// The mount point of version 2 beside version 1.
+    hybrid: Option<PathBuf>,
+}
+
+impl CgroupFiles {
+    /// For this layout, and what of version 2 stands beside it.
+    pub fn new(layout: Layout) -> Self {
+        let beside = Path::new(cgroup::MOUNT_ROOT).join(HYBRID_NAME);
+        let hybrid = (!layout.is_v2()
+            && magic_of(&beside).is_ok_and(|magic| magic == cgroup::CGROUP2_MAGIC))
+        .then_some(beside);
+        Self { layout, hybrid }
+    }
+
+    /// Whether this is version 2.
+    pub fn is_v2(&self) -> bool {
+        self.layout.is_v2()
+    }
+
+    /// One cgroup of it, which need not exist.
+    pub fn of(&self, cgroup: &str) -> Result<OneCgroup<'_>, SysError> {
+        Ok(OneCgroup {
+            files: self,
+            relative: cgroup::relative(cgroup)?,
+        })
+    }
+}
+
+/// One cgroup's files.
+#[derive(Debug)]
+pub struct OneCgroup<'a> {
+    files: &'a CgroupFiles,
+    relative: PathBuf,
+}
+
+impl OneCgroup<'_> {
+    /// Whether its files are those of version 2.
+    pub fn is_v2(&self) -> bool {
+        self.files.is_v2()
+    }
+
+    /// The text of a file in a controller's hierarchy; on version 2 the controller does not matter. `None` if the cgroup
+    /// or the file is not there, or the controller is not.
+    pub fn read<'b>(
+        &self,
+        controller: &str,
+        file: &str,
+        buffer: &'b mut SmallFile,
+    ) -> Option<&'b str> {
+        let mount = match &self.files.layout {
+            Layout::V1 { controllers } => controllers.get(controller)?,
+            Layout::V2 { mount } => mount,
+        };
+        buffer.read(&self.path(mount, file))
+    }
+
+    /// The text of a pressure file, such as `cpu.pressure`. `None` where the kernel does not count pressure.
+    pub fn pressure<'b>(&self, file: &str, buffer: &'b mut SmallFile) -> Option<&'b str> {
+        let mount = match &self.files.layout {
+            Layout::V1 { .. } => self.files.hybrid.as_ref()?,
+            Layout::V2 { mount } => mount,
+        };
+        buffer.read(&self.path(mount, file))
+    }
+
+    /// The processes in it and in the cgroups below it, by the hierarchy of a controller. `None` if it is not there.
+    pub fn processes(&self, controller: &str) -> Option<BTreeSet<u32>> {
+        let mount = match &self.files.layout {
+            Layout::V1 { controllers } => controllers.get(controller)?,
+            Layout::V2 { mount } => mount,
+        };
+        let dirs = cgroup::subtree(&mount.join(&self.relative)).ok()?;
+        if dirs.is_empty() {
+            return None;
+        }
+        let mut processes = BTreeSet::new();
+        for dir in dirs {
+            processes.extend(cgroup::processes_of(&dir).ok()?);
+        }
+        Some(processes)
+    }
+
+    fn path(&self, mount: &Path, file: &str) -> PathBuf {
+        let mut path = mount.join(&self.relative);
+        path.push(file);
+        path
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use std::{collections::BTreeMap, fs};
+
+    use super::*;
+
+    #[test]
+    fn files_are_found_on_both_versions() {
+        let dir = tempfile::tempdir().unwrap();
+        for tree in ["memory/p/c", "v2/p/c"] {
+            fs::create_dir_all(dir.path().join(tree)).unwrap();
+            fs::write(dir.path().join(tree).join("memory.stat"), tree).unwrap();
+        }
+        fs::write(dir.path().join("v2/p/c/io.pressure"), "some").unwrap();
+        for (tree, pids) in [("memory/p/c", "7\n5\n"), ("memory/p/c/d", "9\n0\n")] {
+            fs::create_dir_all(dir.path().join(tree)).unwrap();
+            fs::write(dir.path().join(tree).join("cgroup.procs"), pids).unwrap();
+        }
+        let v1 = CgroupFiles {
+            layout: Layout::V1 {
+                controllers: BTreeMap::from([("memory".to_owned(), dir.path().join("memory"))]),
+            },
+            hybrid: None,
+        };
+        let hybrid = CgroupFiles {
+            hybrid: Some(dir.path().join("v2")),
+            ..v1.clone()
+        };
+        let v2 = CgroupFiles::new(Layout::V2 {
+            mount: dir.path().join("v2"),
+        });
+        let mut buffer = SmallFile::default();
+        for (files, tree, pressure) in [
+            (&v1, "memory/p/c", None),
+            (&hybrid, "memory/p/c", Some("some")),
+            (&v2, "v2/p/c", Some("some")),
+        ] {
+            let one = files.of("/p/c").unwrap();
+            assert_eq!(one.read("memory", "memory.stat", &mut buffer), Some(tree));
+            assert_eq!(one.read("memory", "memory.none", &mut buffer), None);
+            assert_eq!(one.pressure("io.pressure", &mut buffer), pressure);
+            let gone = files.of("/p/gone").unwrap();
+            assert_eq!(gone.read("memory", "memory.stat", &mut buffer), None);
+            assert!(files.of("/p/../..").is_err());
+        }
+        let one = v1.of("/p/c").unwrap();
+        assert_eq!(one.read("pids", "memory.stat", &mut buffer), None);
+        assert_eq!(one.processes("memory"), Some(BTreeSet::from([5, 7, 9])));
+        assert_eq!(one.processes("pids"), None);
+        assert_eq!(v1.of("/p/gone").unwrap().processes("memory"), None);
+    }
+}

@@ -1,0 +1,82 @@
+//! Small files that the kernel writes while they are read: /proc, /sys, cgroups.
+//!
+//! Statistics read thousands of them, so one buffer serves all and nothing is called but open, read and close.
+
+use std::path::Path;
+
+use rustix::{
+    fs::{Mode, OFlags},
+    io::Errno,
+};
+
+/// What a file starts with room for: nearly all are smaller.
+const FIRST_BYTES: usize = 8 << 10;
+
+/// The longest file that is read. A file that is longer (`blkio` of a node with thousands of disks) counts as unreadable.
+const MAX_BYTES: usize = 4 << 20;
+
+/// Holds the text of the file that was read last.
+#[derive(Debug, Default)]
+pub struct SmallFile {
+    buffer: Vec<u8>,
+}
+
+impl SmallFile {
+    /// The text of a file. `None` if it is not there, cannot be read, is too long or is no text: statistics leave out what
+    /// vanished meanwhile and what this kernel does not have.
+    pub fn read(&mut self, path: &Path) -> Option<&str> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = rustix::fs::open(path, flags, Mode::empty()).ok()?;
+        if self.buffer.is_empty() {
+            self.buffer.resize(FIRST_BYTES, 0);
+        }
+        let mut len = 0;
+        loop {
+            match rustix::io::read(&file, &mut self.buffer[len..]) {
+                Ok(0) => break,
+                Ok(count) => len += count,
+                Err(Errno::INTR) => continue,
+                Err(_) => return None,
+            }
+            if len == self.buffer.len() {
+                if len >= MAX_BYTES {
+                    return None;
+                }
+                self.buffer.resize(len * 2, 0);
+            }
+        }
+        std::str::from_utf8(&self.buffer[..len]).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+
+    #[test]
+    fn files_of_all_sizes_are_read_one_after_the_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut file = SmallFile::default();
+        for len in [0, 1, FIRST_BYTES - 1, FIRST_BYTES, 3 * FIRST_BYTES + 1, 2] {
+            let text = "x".repeat(len);
+            let path = dir.path().join(len.to_string());
+            std::fs::write(&path, &text).unwrap();
+            assert_eq!(file.read(&path), Some(text.as_str()), "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (long, binary) = (dir.path().join("long"), dir.path().join("binary"));
+        std::fs::write(&long, vec![b'x'; MAX_BYTES]).unwrap();
+        std::fs::write(&binary, [0xff, 0xfe]).unwrap();
+        let mut file = SmallFile::default();
+        assert_eq!(file.read(&long), None);
+        assert_eq!(file.read(&binary), None);
+        assert_eq!(file.read(dir.path()), None);
+        assert_eq!(file.read(Path::new("/no/such")), None);
+    }
+}
