@@ -246,7 +246,8 @@ impl Node {
         let own = work.pods.iter().filter(|pod| has_own_cgroup(pod, &parents));
         let pods = own.map(|pod| (pod.id.as_str(), pod.cgroup_parent.as_str()));
         let running = work.running.values().flatten();
-        let containers = running.map(|container| (container.id.as_str(), container.cgroup.as_str()));
+        let containers =
+            running.map(|container| (container.id.as_str(), container.cgroup.as_str()));
         for (id, path) in pods.chain(containers) {
             let at_unix_ns = self.ledger.timestamp();
             if let Ok(cgroup) = self.stats.files.of(path)
@@ -426,8 +427,7 @@ impl Node {
                 .or_else(|| cgroup.processes("memory"))
                 .or_else(|| cgroup.processes("cpuacct"))
         });
-        let processes =
-            processes.map(|found| processes::usage(&found, container.pid, buffer));
+        let processes = processes.map(|found| processes::usage(&found, container.pid, buffer));
         ContainerMetrics {
             usage,
             detail,
@@ -435,12 +435,7 @@ impl Node {
         }
     }
 
-    fn detail(
-        &self,
-        path: &str,
-        names: &mut DeviceNames,
-        buffer: &mut SmallFile,
-    ) -> CgroupDetail {
+    fn detail(&self, path: &str, names: &mut DeviceNames, buffer: &mut SmallFile) -> CgroupDetail {
         let Ok(cgroup) = self.stats.files.of(path) else {
             return CgroupDetail::default();
         };

@@ -8,10 +8,12 @@ use spec::model;
 mod container;
 mod image;
 mod pod;
+mod stats;
 
 pub(crate) use container::{container_info, container_item, container_status};
 pub(crate) use image::{image_info, image_item, image_message};
 pub(crate) use pod::{pod_info, pod_item, pod_status};
+pub(crate) use stats::{container_stats, pod_stats};
 
 fn namespace_options(namespaces: &model::Namespaces) -> cri::NamespaceOption {
     let mode = |mode: &model::NamespaceMode| {

@@ -1,7 +1,7 @@
 //! What every call has at hand, and the table of RuntimeService's calls.
 //!
-//! Each call is a few lines in the file of its subject: [`crate::pods`], [`crate::containers`], [`crate::node`]; images
-//! have a service of their own in [`crate::images`].
+//! Each call is a few lines in the file of its subject: [`crate::pods`], [`crate::containers`], [`crate::stats`],
+//! [`crate::metrics`], [`crate::node`]; images have a service of their own in [`crate::images`].
 
 use std::sync::Arc;
 
@@ -198,48 +198,48 @@ impl RuntimeService for Face {
 
     async fn container_stats(
         &self,
-        _: Request<cri::ContainerStatsRequest>,
+        request: Request<cri::ContainerStatsRequest>,
     ) -> Reply<cri::ContainerStatsResponse> {
-        absent("resource use of a container")
+        self.stats_of_container(request).await
     }
 
     async fn list_container_stats(
         &self,
-        _: Request<cri::ListContainerStatsRequest>,
+        request: Request<cri::ListContainerStatsRequest>,
     ) -> Reply<cri::ListContainerStatsResponse> {
-        absent("resource use of containers")
+        self.list_stats(request.into_inner().filter).await
     }
 
     type StreamContainerStatsStream = Pieces<cri::ContainerStats>;
 
     async fn stream_container_stats(
         &self,
-        _: Request<cri::StreamContainerStatsRequest>,
+        request: Request<cri::StreamContainerStatsRequest>,
     ) -> Reply<Self::StreamContainerStatsStream> {
-        absent("resource use of containers")
+        self.stream_stats(request.into_inner().filter).await
     }
 
     async fn pod_sandbox_stats(
         &self,
-        _: Request<cri::PodSandboxStatsRequest>,
+        request: Request<cri::PodSandboxStatsRequest>,
     ) -> Reply<cri::PodSandboxStatsResponse> {
-        absent("resource use of a pod")
+        self.stats_of_pod(request).await
     }
 
     async fn list_pod_sandbox_stats(
         &self,
-        _: Request<cri::ListPodSandboxStatsRequest>,
+        request: Request<cri::ListPodSandboxStatsRequest>,
     ) -> Reply<cri::ListPodSandboxStatsResponse> {
-        absent("resource use of pods")
+        self.list_pod_stats(request.into_inner().filter).await
     }
 
     type StreamPodSandboxStatsStream = Pieces<cri::PodSandboxStats>;
 
     async fn stream_pod_sandbox_stats(
         &self,
-        _: Request<cri::StreamPodSandboxStatsRequest>,
+        request: Request<cri::StreamPodSandboxStatsRequest>,
     ) -> Reply<Self::StreamPodSandboxStatsStream> {
-        absent("resource use of pods")
+        self.stream_pod_stats(request.into_inner().filter).await
     }
 
     async fn checkpoint_container(
@@ -276,14 +276,14 @@ impl RuntimeService for Face {
         &self,
         _: Request<cri::ListMetricDescriptorsRequest>,
     ) -> Reply<cri::ListMetricDescriptorsResponse> {
-        absent("a list of metrics")
+        Ok(Response::new(Self::metric_descriptors()))
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _: Request<cri::ListPodSandboxMetricsRequest>,
     ) -> Reply<cri::ListPodSandboxMetricsResponse> {
-        absent("metrics of pods")
+        self.list_metrics().await
     }
 
     type StreamPodSandboxMetricsStream = Pieces<cri::PodSandboxMetrics>;
@@ -292,6 +292,6 @@ impl RuntimeService for Face {
         &self,
         _: Request<cri::StreamPodSandboxMetricsRequest>,
     ) -> Reply<Self::StreamPodSandboxMetricsStream> {
-        absent("metrics of pods")
+        self.stream_metrics().await
     }
 }

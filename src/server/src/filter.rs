@@ -96,6 +96,41 @@ pub(crate) fn containers(
     Ok(container.into_iter().filter(matches).collect())
 }
 
+/// Running containers that match: others use nothing.
+pub(crate) fn running_containers(
+    world: &World,
+    filter: Option<cri::ContainerStatsFilter>,
+) -> Result<Vec<&Arc<Container>>, Status> {
+    let filter = filter.unwrap_or_default();
+    let running = cri::ContainerState::ContainerRunning.into();
+    containers(
+        world,
+        Some(cri::ContainerFilter {
+            id: filter.id,
+            state: Some(cri::ContainerStateValue { state: running }),
+            pod_sandbox_id: filter.pod_sandbox_id,
+            label_selector: filter.label_selector,
+        }),
+    )
+}
+
+/// Ready pods that match: others use nothing.
+pub(crate) fn ready_pods(
+    world: &World,
+    filter: Option<cri::PodSandboxStatsFilter>,
+) -> Result<Vec<&Arc<Pod>>, Status> {
+    let filter = filter.unwrap_or_default();
+    let ready = cri::PodSandboxState::SandboxReady.into();
+    pods(
+        world,
+        Some(cri::PodSandboxFilter {
+            id: filter.id,
+            state: Some(cri::PodSandboxStateValue { state: ready }),
+            label_selector: filter.label_selector,
+        }),
+    )
+}
+
 /// The name or id that a filter asks for; `None` for all images.
 pub(crate) fn image_name(filter: Option<cri::ImageFilter>) -> Option<String> {
     filter
@@ -211,6 +246,45 @@ mod tests {
             .map(|c| c.id.as_str().trim_end_matches('0'))
             .collect();
         assert_eq!(found, wanted);
+    }
+
+    #[rstest]
+    #[case::everything("", "", &[], &["a1", "b"])]
+    #[case::beginning_of_one("b", "", &[], &["b"])]
+    #[case::exited("a2", "", &[], &[])]
+    #[case::pod("", "a1", &[], &["a1"])]
+    #[case::label("", "", &[("app", "web")], &["a1"])]
+    #[case::other_pod("b", "a1", &[], &[])]
+    fn statistics_are_of_what_runs(
+        #[case] id: &str,
+        #[case] pod: &str,
+        #[case] labels: &[(&str, &str)],
+        #[case] wanted: &[&str],
+    ) {
+        let world = world();
+        let filter = cri::ContainerStatsFilter {
+            id: id.to_owned(),
+            pod_sandbox_id: pod.to_owned(),
+            label_selector: selector(labels),
+        };
+        let found = running_containers(&world, Some(filter)).unwrap();
+        let found: Vec<_> = found
+            .iter()
+            .map(|c| c.id.as_str().trim_end_matches('0'))
+            .collect();
+        assert_eq!(found, wanted);
+        if pod.is_empty() {
+            let filter = cri::PodSandboxStatsFilter {
+                id: id.to_owned(),
+                label_selector: selector(labels),
+            };
+            let found = ready_pods(&world, Some(filter)).unwrap();
+            let found: Vec<_> = found
+                .iter()
+                .map(|pod| pod.id.as_str().trim_end_matches('0'))
+                .collect();
+            assert_eq!(found, wanted);
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! A call's way through this crate: a connection of `connections` passes its bytes through `authority`; `request` gives
 //! the call its deadline and its line in the log; `face` has the table of calls, whose bodies stand in `pods`,
-//! `containers`, `node` and `images`. There the message is checked and turned into `spec::model` values (`convert`),
+//! `containers`, `stats`, `metrics`, `node` and `images`. There the message is checked and turned into `spec::model` values (`convert`),
 //! handed to `engine` or `image`, and the outcome turned back (`describe`, `list`) or into a gRPC status (`errors`).
 //!
 //! Nothing of CRI goes further in than this crate, and nothing here decides how a pod is run. Reads answer from
@@ -22,6 +22,7 @@ mod face;
 mod filter;
 mod images;
 mod list;
+mod metrics;
 mod node;
 mod pods;
 mod request;
@@ -29,5 +30,6 @@ mod routes;
 #[cfg(test)]
 mod samples;
 mod server;
+mod stats;
 
 pub use server::{Server, ServerOptions};

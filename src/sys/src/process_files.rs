@@ -61,19 +61,31 @@ pub fn open_files(pid: u32, looks: &mut u64) -> Option<OpenFiles> {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-    use std::os::unix::net::UnixStream;
+    use std::{
+        io::{Read as _, Write as _},
+        os::unix::net::UnixStream,
+    };
 
     use super::*;
 
     #[test]
     fn descriptors_and_sockets_are_counted() {
         // A process of its own: the other tests of this one open and close what they like.
-        let (one, _other) = UnixStream::pair().unwrap();
+        let (one, mut other) = UnixStream::pair().unwrap();
         let mut child = std::process::Command::new("cat")
             .stdin(std::os::fd::OwnedFd::from(one))
             .stdout(std::process::Stdio::piped())
             .stderr(std::process::Stdio::null())
             .spawn()
+            .unwrap();
+        // Until it answers, it is still being made and has files of ours.
+        other.write_all(b"x").unwrap();
+        let mut echo = [0];
+        child
+            .stdout
+            .as_mut()
+            .unwrap()
+            .read_exact(&mut echo)
             .unwrap();
         let found = open_files(child.id(), &mut 1000).unwrap();
         assert!(found.descriptors >= 3, "{found:?}");

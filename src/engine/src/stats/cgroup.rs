@@ -59,10 +59,7 @@ fn either<'n>(cgroup: &OneCgroup<'_>, v1: &'n str, v2: &'n str) -> &'n str {
     if cgroup.is_v2() { v2 } else { v1 }
 }
 
-fn memory(
-    cgroup: &OneCgroup<'_>,
-    buffer: &mut SmallFile,
-) -> Option<(MemoryUse, Option<SwapUse>)> {
+fn memory(cgroup: &OneCgroup<'_>, buffer: &mut SmallFile) -> Option<(MemoryUse, Option<SwapUse>)> {
     let v2 = cgroup.is_v2();
     let mut read = |v1_name: &'static str, v2_name: &'static str| {
         cgroup
@@ -294,7 +291,9 @@ pub(super) fn sum<'a>(parts: impl Iterator<Item = &'a CgroupUse>) -> Option<Cgro
             }),
             memory: sum.memory.zip(part.memory).map(|(one, other)| MemoryUse {
                 usage_bytes: one.usage_bytes.saturating_add(other.usage_bytes),
-                working_set_bytes: one.working_set_bytes.saturating_add(other.working_set_bytes),
+                working_set_bytes: one
+                    .working_set_bytes
+                    .saturating_add(other.working_set_bytes),
                 // One container without a limit makes the pod one.
                 available_bytes: add(one.available_bytes, other.available_bytes),
                 rss_bytes: add(one.rss_bytes, other.rss_bytes),

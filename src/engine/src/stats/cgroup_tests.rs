@@ -178,10 +178,7 @@ fn both_versions_tell_the_same_details() {
         );
         assert_eq!(found.cpu_limits.period_us, Some(100_000));
         assert_eq!(found.cpu_limits.quota_us, Some(20_000));
-        assert_eq!(
-            found.cpu_limits.shares,
-            Some(if v2 { 998 } else { 1024 })
-        );
+        assert_eq!(found.cpu_limits.shares, Some(if v2 { 998 } else { 1024 }));
         assert_eq!(found.cache_bytes, Some(4_000_000));
         assert_eq!(found.kernel_bytes, Some(500));
         assert_eq!(found.mapped_file_bytes, Some(300_000));

@@ -34,10 +34,7 @@ fn block_device(major: u32, minor: u32, buffer: &mut SmallFile) -> Option<String
 /// What the file system of a directory stands on: a device, or whatever is said to be mounted there.
 pub(super) fn of_directory(dir: &Path) -> Option<String> {
     let number = sys::fs::device_of(dir).ok()?;
-    let (major, minor) = (
-        rustix::fs::major(number),
-        rustix::fs::minor(number),
-    );
+    let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
     if let Some(name) = block_device(major, minor, &mut SmallFile::default()) {
         return Some(name);
     }

@@ -76,7 +76,8 @@ fn list(pairs: &[(&str, u64)]) -> Vec<(String, u64)> {
 
 #[test]
 fn devices_of_version_2() {
-    let text = "8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6 new=7\n7:1\n253:16 rbytes=9\nbad\n";
+    let text =
+        "8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6 new=7\n7:1\n253:16 rbytes=9\nbad\n";
     let found = io_stat(text);
     assert_eq!(found.len(), 2);
     assert_eq!((found[0].major, found[0].minor), (8, 0));

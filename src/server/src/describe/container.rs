@@ -77,7 +77,7 @@ pub(crate) fn container_info(container: &Container) -> BTreeMap<String, String> 
     }))
 }
 
-fn metadata(container: &Container) -> cri::ContainerMetadata {
+pub(super) fn metadata(container: &Container) -> cri::ContainerMetadata {
     cri::ContainerMetadata {
         name: container.config.metadata.name.clone(),
         attempt: container.config.metadata.attempt,

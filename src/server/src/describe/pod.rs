@@ -64,7 +64,7 @@ pub(crate) fn pod_info(pod: &Pod) -> BTreeMap<String, String> {
     }))
 }
 
-fn metadata(pod: &Pod) -> cri::PodSandboxMetadata {
+pub(super) fn metadata(pod: &Pod) -> cri::PodSandboxMetadata {
     let metadata = &pod.config.metadata;
     cri::PodSandboxMetadata {
         name: metadata.name.clone(),
