@@ -5,8 +5,9 @@ use serde::Serialize;
 use crate::{
     life,
     options::Who,
-    results::{Life, List, Memory, Pull, Results},
+    results::{Life, List, Memory, Pull, Results, Stats},
     samples::median,
+    stats,
 };
 
 const MIB: f64 = 1024.0;
@@ -67,6 +68,9 @@ pub(crate) fn judge(results: &Results) -> Vec<Verdict> {
     verdicts.extend(memory.into_iter().flat_map(of_memory));
     let list = results.lists.iter().find(|list| list.who == Who::Pintle);
     verdicts.extend(list.map(of_list));
+    for call in [stats::CONTAINERS, stats::PODS] {
+        verdicts.extend(of_stats(&results.stats, call));
+    }
     verdicts.extend(of_pulls(&results.pulls));
     verdicts
 }
@@ -136,6 +140,23 @@ fn of_list(list: &List) -> Verdict {
     }
 }
 
+/// The goal is against the better of CRI-O and containerd as they are shipped today; Debian's containerd stands in here.
+fn of_stats(stats: &[Stats], call: &str) -> Option<Verdict> {
+    let of = |who| {
+        let found = stats
+            .iter()
+            .find(|one| one.who == who && one.call == call)?;
+        median(&found.wall_ms)
+    };
+    let (ours, other) = (of(Who::Pintle)?, of(Who::Containerd)?);
+    Some(Verdict {
+        goal: format!("{call} ≤ 0.15 × containerd"),
+        bound: 0.15,
+        found: ours / other,
+        how: format!("{ours:.2} / {other:.2} ms"),
+    })
+}
+
 fn of_pulls(pulls: &[Pull]) -> Option<Verdict> {
     let of = |who| pulls.iter().find(|pull| pull.who == who);
     let ours = median(&of(Who::Pintle)?.wall_s)?;
@@ -181,5 +202,6 @@ mod tests {
             None
         );
         assert_eq!(of_pulls(&[]), None);
+        assert_eq!(of_stats(&[], stats::PODS), None);
     }
 }

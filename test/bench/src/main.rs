@@ -5,7 +5,7 @@
 //! OCI runtime and CNI plugins called by hand), each with its files on an ext4 with a journal of its own. Whatever is
 //! compared is interleaved: A, B, C, then A, B, C again, so that the machine's other load meets all of them.
 //!
-//! The way of a run: [`options`] → [`stage`] sets up → the phases [`life`], [`memory`], [`lists`], [`pull`] measure →
+//! The way of a run: [`options`] → [`stage`] sets up → the phases [`life`], [`memory`], [`lists`], [`mod@stats`], [`pull`] measure →
 //! [`goals`] judges → [`report`] and [`chart`] write.
 
 #![forbid(unsafe_code)]
@@ -27,6 +27,7 @@ mod results;
 mod samples;
 mod servers;
 mod stage;
+mod stats;
 
 use std::{env, process::ExitCode};
 
@@ -82,7 +83,13 @@ async fn measure(options: &Options) -> Result<Results> {
     let stage = Stage::set_up(options).await?;
     let mut results = Results::new(machine::Machine::look()?, options);
     // Memory first: its servers have to be fresh, and the machine's caches are emptier than they will be.
-    for phase in [Phase::Memory, Phase::Start, Phase::List, Phase::Pull] {
+    for phase in [
+        Phase::Memory,
+        Phase::Start,
+        Phase::List,
+        Phase::Stats,
+        Phase::Pull,
+    ] {
         if !options.wants(phase) {
             continue;
         }
@@ -91,6 +98,7 @@ async fn measure(options: &Options) -> Result<Results> {
             Phase::Start | Phase::Stop => results.lives = life::measure(&stage, options).await?,
             Phase::Memory => results.memory = memory::measure(&stage, options).await?,
             Phase::List => results.lists = lists::measure(&stage, options).await?,
+            Phase::Stats => results.stats = stats::measure(&stage, options).await?,
             Phase::Pull => results.pulls = pull::measure(&stage, options).await?,
         }
     }

@@ -20,6 +20,8 @@ pub(crate) enum Phase {
     Memory,
     /// CPU time of `ListContainers`.
     List,
+    /// `ListContainerStats` and `ListPodSandboxStats` with running pods.
+    Stats,
     /// Pulls of a large image.
     Pull,
 }
@@ -31,6 +33,7 @@ impl Phase {
             Self::Start | Self::Stop => "pods, one after the other",
             Self::Memory => "memory",
             Self::List => "lists",
+            Self::Stats => "statistics",
             Self::Pull => "pulls",
         }
     }
@@ -59,17 +62,17 @@ impl Who {
     }
 }
 
-/// Pod start and stop, memory, lists and pulls of Pintle beside the floor and beside containerd.
+/// Pod start and stop, memory, lists, statistics and pulls of Pintle beside the floor and beside containerd.
 #[derive(Debug, Parser)]
 #[command(name = "pintle-bench", version)]
 pub(crate) struct Options {
     /// What is measured.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Phase::Memory, Phase::Start, Phase::List, Phase::Pull])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Phase::Memory, Phase::Start, Phase::List, Phase::Stats, Phase::Pull])]
     pub(crate) phases: Vec<Phase>,
     /// Who is measured.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Who::Floor, Who::Pintle, Who::Containerd])]
     pub(crate) who: Vec<Who>,
-    /// The OCI runtimes, by their names in PATH. The first is the one of the memory and list phases.
+    /// The OCI runtimes, by their names in PATH. The first is the one of the memory, list and stats phases.
     #[arg(long, value_delimiter = ',', default_values_t = ["crun".to_owned(), "runc".to_owned()])]
     pub(crate) runtimes: Vec<String>,
     /// Pods of each kind that are measured.
@@ -81,13 +84,13 @@ pub(crate) struct Options {
     /// Time after each pod's end for the kernel to take its network apart, in milliseconds.
     #[arg(long, default_value_t = 150)]
     pub(crate) settle_ms: u64,
-    /// Pods of the memory phase.
+    /// Pods of the memory and stats phases.
     #[arg(long, default_value_t = 50)]
     pub(crate) pods: u32,
     /// Containers of the list phase.
     #[arg(long, default_value_t = 1000)]
     pub(crate) records: u32,
-    /// Calls of the list phase.
+    /// Calls of the list and stats phases.
     #[arg(long, default_value_t = 200)]
     pub(crate) calls: u32,
     /// Pulls of each server.

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use crate::{
     chart, goals, life,
     options::Who,
-    results::{Life, List, Memory, Pull, Results},
+    results::{Life, List, Memory, Pull, Results, Stats},
     samples::{Summary, median},
 };
 
@@ -54,6 +54,9 @@ pub(crate) fn markdown(results: &Results) -> String {
     }
     if !results.lists.is_empty() {
         lists(&mut text, &results.lists);
+    }
+    if !results.stats.is_empty() {
+        stats(&mut text, &results.stats);
     }
     if !results.pulls.is_empty() {
         pulls(&mut text, &results.pulls);
@@ -244,6 +247,32 @@ fn lists(text: &mut String, lists: &[List]) {
                 Summary::of(&list.wall_ms).map_or_else(String::new, figures),
                 list.server_kib.to_string(),
                 Summary::of(&list.create_ms).map_or_else(String::new, figures),
+            ],
+        );
+    }
+}
+
+fn stats(text: &mut String, stats: &[Stats]) {
+    title(
+        text,
+        "Statistics",
+        &words(&[
+            "",
+            "call",
+            "items",
+            "client waits, ms, p50 (p95)",
+            "server CPU for a call, ms",
+        ]),
+    );
+    for one in stats {
+        row(
+            text,
+            &[
+                one.who.name().to_owned(),
+                one.call.clone(),
+                one.items.to_string(),
+                Summary::of(&one.wall_ms).map_or_else(String::new, figures),
+                format!("{:.3}", one.cpu_ms),
             ],
         );
     }

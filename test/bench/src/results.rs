@@ -23,6 +23,8 @@ pub(crate) struct Results {
     pub(crate) memory: Vec<Memory>,
     /// Lists.
     pub(crate) lists: Vec<List>,
+    /// Statistics.
+    pub(crate) stats: Vec<Stats>,
     /// Pulls.
     pub(crate) pulls: Vec<Pull>,
 }
@@ -36,6 +38,7 @@ impl Results {
             lives: Vec::new(),
             memory: Vec::new(),
             lists: Vec::new(),
+            stats: Vec::new(),
             pulls: Vec::new(),
         }
     }
@@ -146,6 +149,21 @@ pub(crate) struct List {
     pub(crate) server_kib: u64,
     /// What creating each container took, in milliseconds.
     pub(crate) create_ms: Vec<f64>,
+}
+
+/// One call for statistics of one server.
+#[derive(Debug, Serialize)]
+pub(crate) struct Stats {
+    /// Whose.
+    pub(crate) who: Who,
+    /// The call.
+    pub(crate) call: String,
+    /// How many containers or pods it listed.
+    pub(crate) items: usize,
+    /// What the client waited for each call, in milliseconds.
+    pub(crate) wall_ms: Vec<f64>,
+    /// CPU time of the server for one call, on average.
+    pub(crate) cpu_ms: f64,
 }
 
 /// Pulls of the large image by one server.

@@ -19,3 +19,4 @@ mod restart;
 mod sandbox;
 mod security;
 mod speed;
+mod stats;
