@@ -231,8 +231,12 @@ fn has_own_cgroup(pod: &Pod, parents: &HashMap<&str, usize>) -> bool {
     }
     let uid = pod.config.metadata.uid.as_str();
     let name = parent.rsplit('/').next().unwrap_or_default();
-    // Names of systemd's slices have no dashes of their own.
-    let named_so = !uid.is_empty() && (name.contains(uid) || name.contains(&uid.replace('-', "_")));
+    let name = name.strip_suffix(".slice").unwrap_or(name);
+    // In names of systemd's slices a dash is a step down.
+    let named_so = !uid.is_empty()
+        && [uid.to_owned(), uid.replace('-', "_")]
+            .iter()
+            .any(|uid| name.ends_with(&format!("pod{uid}")));
     named_so || pod.own_cgroups.first().is_some_and(|own| own == parent)
 }
 

@@ -47,6 +47,7 @@ fn pod(uid: &str, parent: &str, own: &[&str]) -> Pod {
 #[case::shared_now("1-2", "/p", &["/p"], 2, false)]
 #[case::shared_by_name("1-2", "/kubepods/pod1-2", &[], 2, false)]
 #[case::was_there_before("1-2", "/kubepods", &[], 1, false)]
+#[case::anothers_name("2", "/kubepods/pod1-2", &[], 1, false)]
 #[case::no_uid("", "/kubepods", &[], 1, false)]
 #[case::uid_in_an_ancestor("1-2", "/pod1-2/all", &[], 1, false)]
 fn a_cgroup_is_a_pods_own_only_when_nobody_else_is_in_it(

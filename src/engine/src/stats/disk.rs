@@ -61,7 +61,9 @@ struct Shared {
 #[derive(Default)]
 struct State {
     layers: HashMap<ContainerId, Layer>,
-    disk: Option<(Instant, LayersDisk)>,
+    disk: Option<LayersDisk>,
+    /// When it was looked at last, with success or without.
+    looked_at_disk: Option<Instant>,
     /// What the thread is to measure, in this order; each once.
     queue: VecDeque<ContainerId>,
     running: bool,
@@ -111,15 +113,31 @@ impl Disk {
                 measured.await;
             }
         };
-        // Those that are not ready by then are for the next request.
-        let _ = tokio::time::timeout(FIRST_WAIT, waited).await;
+        if tokio::time::timeout(FIRST_WAIT, waited).await.is_err() {
+            self.wait_no_more(containers);
+        }
+    }
+
+    /// Has later requests go without the sizes of those that were not ready by now: they are in the queue, behind a layer
+    /// that takes long or on a disk that does not answer.
+    fn wait_no_more(&self, containers: &[ContainerId]) {
+        let mut state = self.0.state();
+        let nothing_yet = Layer {
+            at: Instant::now(),
+            took: Duration::ZERO,
+            usage: None,
+        };
+        for id in containers {
+            state.layers.entry(id.clone()).or_insert(nothing_yet);
+        }
+        state.looked_at_disk.get_or_insert(nothing_yet.at);
     }
 
     /// Queues what is due; whether everything was measured once.
     fn enqueue(&self, containers: &[ContainerId]) -> bool {
         let now = Instant::now();
         let mut state = self.0.state();
-        let mut complete = state.disk.is_some();
+        let mut complete = state.looked_at_disk.is_some();
         for id in containers {
             let due = match state.layers.get(id) {
                 Some(layer) => layer.is_due(now),
@@ -133,9 +151,8 @@ impl Disk {
             }
         }
         let stale = state
-            .disk
-            .as_ref()
-            .is_none_or(|(at, _)| now.saturating_duration_since(*at) >= MIN_AGE);
+            .looked_at_disk
+            .is_none_or(|at| now.saturating_duration_since(at) >= MIN_AGE);
         if (stale || !state.queue.is_empty()) && !state.running {
             let shared = Arc::clone(&self.0);
             let thread = std::thread::Builder::new().name("pintle-disk".to_owned());
@@ -157,7 +174,7 @@ impl Disk {
 
     /// What was found last of the file system of all writable layers.
     pub(super) fn filesystem(&self) -> Option<LayersDisk> {
-        self.0.state().disk.as_ref().map(|(_, disk)| disk.clone())
+        self.0.state().disk.clone()
     }
 
     /// Forgets what is gone, if there may be much of it. `live` is how many containers there are.
@@ -177,8 +194,10 @@ impl Shared {
     /// The thread's life: until the queue is empty.
     fn measure_all(&self) {
         let disk = self.look_at_disk();
-        if let Some(disk) = disk {
-            self.state().disk = Some((Instant::now(), disk));
+        {
+            let mut state = self.state();
+            state.looked_at_disk = Some(Instant::now());
+            state.disk = disk.or(state.disk.take());
         }
         loop {
             let id = {
@@ -214,11 +233,7 @@ impl Shared {
 
     fn look_at_disk(&self) -> Option<LayersDisk> {
         let root = self.store.root();
-        let known = self
-            .state()
-            .disk
-            .as_ref()
-            .map(|(_, disk)| disk.device.clone());
+        let known = self.state().disk.as_ref().map(|disk| disk.device.clone());
         let usage = sys::fs::filesystem_usage(root)
             .inspect_err(|error| {
                 tracing::debug!(error = in_full(error), "no size of the layers' filesystem");
