@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use api::cri;
 use pintle_test::{
     cni,
+    cri::request,
     node::{self, Node, Setup},
     places, processes, registry, settle, world,
 };
@@ -117,6 +118,40 @@ fn reads_start_no_process_and_touch_no_disk() {
             cri.all_images().await?;
             cri.image(&registry::name("busybox:latest")).await?;
             cri.image_fs().await?;
+        }
+        let calls = trace.end().await?;
+        let calls: Vec<_> = calls.iter().filter(|line| line.contains('(')).collect();
+        ensure!(calls.is_empty(), "{calls:#?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn statistics_start_no_process_and_write_nothing() {
+    world!(async |node| {
+        let (pod, id) = node.sleeper("measured").await?;
+        let mut runtime = node.cri().runtime;
+        let trace = Trace::begin(
+            node,
+            "statistics",
+            "execve,fork,vfork,fsync,syncfs,mount,umount2,unlink,unlinkat,mkdir,mkdirat,rename,renameat2,pwrite64",
+        )
+        .await?;
+        for _ in 0..20 {
+            let message = cri::ContainerStatsRequest {
+                container_id: id.clone(),
+            };
+            runtime.container_stats(request(message)).await?;
+            let message = cri::PodSandboxStatsRequest {
+                pod_sandbox_id: pod.id.clone(),
+            };
+            runtime.pod_sandbox_stats(request(message)).await?;
+            let message = cri::ListContainerStatsRequest { filter: None };
+            runtime.list_container_stats(request(message)).await?;
+            let message = cri::ListPodSandboxStatsRequest { filter: None };
+            runtime.list_pod_sandbox_stats(request(message)).await?;
+            let message = cri::ListPodSandboxMetricsRequest {};
+            runtime.list_pod_sandbox_metrics(request(message)).await?;
         }
         let calls = trace.end().await?;
         let calls: Vec<_> = calls.iter().filter(|line| line.contains('(')).collect();
