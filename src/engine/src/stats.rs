@@ -87,8 +87,9 @@ impl Engine {
     /// None, or several, have this id.
     pub async fn container_stats(&self, id: &str) -> Result<ContainerUse, EngineError> {
         let container = self.container(id)?;
+        let id = container.id.clone();
         let found = self
-            .read(&[container.id.clone()], move |node| {
+            .read(std::slice::from_ref(&id), move |node| {
                 node.container_use(&container, &mut SmallFile::default())
             })
             .await?;
@@ -142,7 +143,11 @@ impl Engine {
     /// None but those of a server that is about to end.
     pub async fn pod_metrics(&self) -> Result<Vec<PodMetrics>, EngineError> {
         let world = self.world();
-        let pods = world.pods.values().cloned().filter(is_ready).collect();
+        let ready = world
+            .pods
+            .values()
+            .filter(|pod| pod.state == PodState::Ready);
+        let pods = ready.cloned().collect();
         let work = Work::new(world, pods);
         self.read(&work.containers(), move |node| node.pod_metrics(&work))
             .await
@@ -164,14 +169,6 @@ impl Engine {
         });
         joined(read.await)
     }
-}
-
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "the shape that `filter` wants"
-)]
-fn is_ready(pod: &Arc<Pod>) -> bool {
-    pod.state == PodState::Ready
 }
 
 /// Pods to look at, and the world they are in.

@@ -187,7 +187,7 @@ fn memory_that_is_allocated_shows_and_so_does_what_is_left() {
         let working_set = value(found.working_set_bytes).context("no working set")?;
         let rss = value(found.rss_bytes).context("no rss")?;
         ensure!(
-            rss >= 16 * MIB && rss <= 64 * MIB && usage >= rss && working_set <= usage,
+            (16 * MIB..=64 * MIB).contains(&rss) && usage >= rss && working_set <= usage,
             "rss {rss}, usage {usage}, working set {working_set}"
         );
         ensure!(

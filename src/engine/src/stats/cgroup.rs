@@ -6,7 +6,7 @@
 use sys::{cgroup_files::OneCgroup, small_file::SmallFile};
 
 use super::{
-    parse::{self, Flat},
+    parse::{self, Flat, Limit},
     reading::{
         CgroupDetail, CgroupUse, CpuLimits, CpuUse, Faults, HugePages, MemoryLimits, MemoryUse,
         Pressure, SwapUse, Throttling,
@@ -69,7 +69,7 @@ fn memory(cgroup: &OneCgroup<'_>, buffer: &mut SmallFile) -> Option<(MemoryUse, 
     let usage_bytes = parse::number(&read("memory.usage_in_bytes", "memory.current")?)?;
     let limit = read("memory.limit_in_bytes", "memory.max")
         .and_then(|text| parse::limit(&text))
-        .flatten();
+        .and_then(Limit::value);
     let stat = read("memory.stat", "memory.stat")?;
     let stat = Flat(&stat);
     let inactive_file = stat.total("inactive_file").unwrap_or(0);
@@ -80,7 +80,8 @@ fn memory(cgroup: &OneCgroup<'_>, buffer: &mut SmallFile) -> Option<(MemoryUse, 
         // Version 1 limits memory and swap together.
         let both = stat
             .get("hierarchical_memsw_limit")
-            .and_then(|both| parse::limit(&both.to_string()).flatten());
+            .and_then(|both| parse::limit(&both.to_string()))
+            .and_then(Limit::value);
         stat.total("swap").map(|usage_bytes| SwapUse {
             usage_bytes,
             available_bytes: limit
@@ -105,7 +106,7 @@ fn swap_v2(cgroup: &OneCgroup<'_>, buffer: &mut SmallFile) -> Option<SwapUse> {
     let limit = cgroup
         .read("memory", "memory.swap.max", buffer)
         .and_then(parse::limit)
-        .flatten();
+        .and_then(Limit::value);
     Some(SwapUse {
         usage_bytes,
         available_bytes: limit.map(|limit| limit.saturating_sub(usage_bytes)),
@@ -128,7 +129,7 @@ pub(super) fn detail(
     detail.tasks_max = cgroup
         .read("pids", "pids.max", buffer)
         .and_then(parse::limit)
-        .map(Option::unwrap_or_default);
+        .map(|limit| limit.value().unwrap_or(0));
     detail.devices = if cgroup.is_v2() {
         cgroup
             .read("io", "io.stat", buffer)
@@ -228,7 +229,7 @@ fn memory_detail(cgroup: &OneCgroup<'_>, detail: &mut CgroupDetail, buffer: &mut
             .read("memory", either(cgroup, v1_name, v2_name), buffer)
             .map(str::to_owned)
     };
-    let limit = |text: Option<String>| Some(parse::limit(&text?)?.unwrap_or(0));
+    let limit = |text: Option<String>| Some(parse::limit(&text?)?.value().unwrap_or(0));
     detail.memory_limits = MemoryLimits {
         limit_bytes: limit(read("memory.limit_in_bytes", "memory.max")),
         reservation_bytes: limit(read("memory.soft_limit_in_bytes", "memory.low")),

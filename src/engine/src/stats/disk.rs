@@ -139,13 +139,9 @@ impl Disk {
         let mut state = self.0.state();
         let mut complete = state.looked_at_disk.is_some();
         for id in containers {
-            let due = match state.layers.get(id) {
-                Some(layer) => layer.is_due(now),
-                None => {
-                    complete = false;
-                    true
-                }
-            };
+            let known = state.layers.get(id);
+            complete &= known.is_some();
+            let due = known.is_none_or(|layer| layer.is_due(now));
             if due && !state.queue.contains(id) {
                 state.queue.push_back(id.clone());
             }

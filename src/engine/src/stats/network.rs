@@ -45,11 +45,13 @@ mod tests {
         #[case] default: Option<&str>,
         #[case] others: &[&str],
     ) {
-        let mut text = "header\nheader | with bars\n".to_owned();
-        for name in names {
-            text += &format!("{name}: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n");
-        }
-        let found = usage(&text, 7);
+        let mut lines = vec!["header".to_owned(), "header | with bars".to_owned()];
+        lines.extend(
+            names
+                .iter()
+                .map(|name| format!("{name}: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16")),
+        );
+        let found = usage(&lines.join("\n"), 7);
         assert_eq!(found.at_unix_ns, 7);
         assert_eq!(
             found

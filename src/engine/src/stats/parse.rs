@@ -10,12 +10,34 @@ pub(super) fn number(text: &str) -> Option<u64> {
     text.trim().parse().ok()
 }
 
-/// A file that holds a limit: `Some(None)` if there is none, `None` if the text is something else.
-pub(super) fn limit(text: &str) -> Option<Option<u64>> {
+/// What a file of a limit says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Limit {
+    /// There is none.
+    Unlimited,
+    /// There is one.
+    At(u64),
+}
+
+impl Limit {
+    /// The limit, if there is one.
+    pub(super) fn value(self) -> Option<u64> {
+        match self {
+            Self::Unlimited => None,
+            Self::At(value) => Some(value),
+        }
+    }
+}
+
+/// A file that holds a limit; `None` if the text is something else.
+pub(super) fn limit(text: &str) -> Option<Limit> {
     match text.trim() {
         // -1 is how version 1 writes a quota that is none.
-        "max" | "-1" => Some(None),
-        text => Some(Some(text.parse().ok()?).filter(|value| *value < NO_LIMIT)),
+        "max" | "-1" => Some(Limit::Unlimited),
+        text => Some(match text.parse().ok()? {
+            NO_LIMIT.. => Limit::Unlimited,
+            value => Limit::At(value),
+        }),
     }
 }
 
@@ -64,7 +86,7 @@ pub(super) fn pressure(text: &str) -> Option<Pressure> {
 /// `cpu.max`: the quota, `None` without a limit, and the period.
 pub(super) fn cpu_max(text: &str) -> Option<(Option<u64>, u64)> {
     let mut words = text.split_whitespace();
-    Some((limit(words.next()?)?, words.next()?.parse().ok()?))
+    Some((limit(words.next()?)?.value(), words.next()?.parse().ok()?))
 }
 
 /// The shares that have this weight as their equivalent, which version 2 knows alone.
@@ -206,8 +228,8 @@ pub(super) fn huge_page_size(directory: &str) -> Option<String> {
         .ok()?;
     Some(match kib {
         0 => return None,
-        _ if kib % (1 << 20) == 0 => format!("{}GB", kib >> 20),
-        _ if kib % (1 << 10) == 0 => format!("{}MB", kib >> 10),
+        _ if kib.is_multiple_of(1 << 20) => format!("{}GB", kib >> 20),
+        _ if kib.is_multiple_of(1 << 10) => format!("{}MB", kib >> 10),
         _ => format!("{kib}KB"),
     })
 }

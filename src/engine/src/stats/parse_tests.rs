@@ -5,14 +5,14 @@ use rstest::rstest;
 use super::*;
 
 #[rstest]
-#[case("0\n", Some(Some(0)))]
-#[case("4096\n", Some(Some(4096)))]
-#[case("max\n", Some(None))]
-#[case("-1\n", Some(None))]
-#[case("9223372036854771712\n", Some(None))]
+#[case("0\n", Some(Limit::At(0)))]
+#[case("4096\n", Some(Limit::At(4096)))]
+#[case("max\n", Some(Limit::Unlimited))]
+#[case("-1\n", Some(Limit::Unlimited))]
+#[case("9223372036854771712\n", Some(Limit::Unlimited))]
 #[case("", None)]
 #[case("many\n", None)]
-fn limits_may_be_none(#[case] text: &str, #[case] wanted: Option<Option<u64>>) {
+fn limits_may_be_none(#[case] text: &str, #[case] wanted: Option<Limit>) {
     assert_eq!(limit(text), wanted);
 }
 
