@@ -13,12 +13,14 @@ use engine::stats::reading::{
 use engine::{Container, Pod};
 use tonic::{Response, Status};
 
+mod descriptor;
 mod table;
 
 use crate::errors::engine_status;
 use crate::face::Face;
 use crate::list::{Pieces, encoded, pieces, whole};
-use table::{BASE_LABELS, Descriptor, Kind, Source, TABLE};
+use descriptor::{Descriptor, Kind, Source};
+use table::{BASE_LABELS, TABLE};
 
 /// One value of a metric, and what its own labels say.
 #[derive(Debug, PartialEq, Eq)]

@@ -1,76 +1,14 @@
 //! The metrics: name, help, labels of its own, kind, and where its values come from.
 
-use engine::stats::reading::{DeviceUse, Interface, Pressure, ProcessUse};
+use engine::stats::reading::{DeviceUse, HugePages, Pressure, ProcessUse};
 
+use super::descriptor::Kind::{Counter, Gauge};
+use super::descriptor::Source::{Cgroup, Container, Layer};
+use super::descriptor::{Descriptor, counter, gauge, interface, labelled};
 use super::{InContainer, Subject, Value};
-use Kind::{Counter, Gauge};
-use Source::{Cgroup, Container, Layer, Network};
 
 /// The labels that every metric begins with.
 pub(super) const BASE_LABELS: &[&str] = &["id", "name", "image", "container", "pod", "namespace"];
-
-/// Whether a metric only grows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    Counter,
-    Gauge,
-}
-
-/// What has the metric, and how its values are found there. No values: nothing is told.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Source {
-    /// Containers, and pods that have a cgroup of their own.
-    Cgroup(fn(Subject<'_>) -> Vec<Value>),
-    /// Containers alone.
-    Container(fn(InContainer<'_>) -> Vec<Value>),
-    /// Containers' writable layers, which are measured at other times.
-    Layer(fn(InContainer<'_>) -> Vec<Value>),
-    /// Interfaces of pods.
-    Network(fn(&Interface) -> u64),
-}
-
-/// A metric.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Descriptor {
-    pub(super) name: &'static str,
-    pub(super) help: &'static str,
-    /// Labels beyond [`BASE_LABELS`].
-    pub(super) labels: &'static [&'static str],
-    pub(super) kind: Kind,
-    pub(super) source: Source,
-}
-
-const fn counter(name: &'static str, help: &'static str, source: Source) -> Descriptor {
-    labelled(name, help, &[], Counter, source)
-}
-
-const fn gauge(name: &'static str, help: &'static str, source: Source) -> Descriptor {
-    labelled(name, help, &[], Gauge, source)
-}
-
-const fn labelled(
-    name: &'static str,
-    help: &'static str,
-    labels: &'static [&'static str],
-    kind: Kind,
-    source: Source,
-) -> Descriptor {
-    Descriptor {
-        name,
-        help,
-        labels,
-        kind,
-        source,
-    }
-}
-
-const fn interface(
-    name: &'static str,
-    help: &'static str,
-    of: fn(&Interface) -> u64,
-) -> Descriptor {
-    labelled(name, help, &["interface"], Counter, Network(of))
-}
 
 /// A value without labels of its own, if there is one.
 fn one(value: Option<u64>) -> Vec<Value> {
@@ -297,9 +235,7 @@ pub(super) const TABLE: &[Descriptor] = &[
         &["pagesize"],
         Gauge,
         Cgroup(|of| {
-            let value = |pages: &engine::stats::reading::HugePages| {
-                Some(with(&[&pages.size], pages.max_usage_bytes?))
-            };
+            let value = |pages: &HugePages| Some(with(&[&pages.size], pages.max_usage_bytes?));
             of.detail.huge_pages.iter().filter_map(value).collect()
         }),
     ),
