@@ -31,7 +31,7 @@ pub(super) enum Source {
 pub(super) struct Descriptor {
     pub(super) name: &'static str,
     pub(super) help: &'static str,
-    /// Labels beyond [`BASE_LABELS`].
+    /// Labels beyond [`super::table::BASE_LABELS`].
     pub(super) labels: &'static [&'static str],
     pub(super) kind: Kind,
     pub(super) source: Source,
