@@ -7,7 +7,7 @@
 //! measured while nobody asks.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -64,8 +64,10 @@ struct State {
     disk: Option<LayersDisk>,
     /// When it was looked at last, with success or without.
     looked_at_disk: Option<Instant>,
-    /// What the thread is to measure, in this order; each once.
+    /// What the thread is to measure, in this order.
     queue: VecDeque<ContainerId>,
+    /// What is in the queue or being measured: it is not queued again.
+    pending: HashSet<ContainerId>,
     running: bool,
 }
 
@@ -142,7 +144,7 @@ impl Disk {
             let known = state.layers.get(id);
             complete &= known.is_some();
             let due = known.is_none_or(|layer| layer.is_due(now));
-            if due && !state.queue.contains(id) {
+            if due && state.pending.insert(id.clone()) {
                 state.queue.push_back(id.clone());
             }
         }
@@ -218,7 +220,11 @@ impl Shared {
             };
             let took = begin.elapsed();
             let at = Instant::now();
-            self.state().layers.insert(id, Layer { at, took, usage });
+            {
+                let mut state = self.state();
+                state.pending.remove(&id);
+                state.layers.insert(id, Layer { at, took, usage });
+            }
             self.measured.notify_waiters();
             if took >= SHORT_WALK {
                 std::thread::sleep(took.saturating_mul(REST_FACTOR).min(MAX_REST));
