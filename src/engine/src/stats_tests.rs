@@ -1,14 +1,11 @@
-#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
-
 use rstest::rstest;
 use spec::model::{PodConfig, PodMetadata};
 
 use super::*;
-use crate::world::Memo;
+use crate::samples;
 
 fn pod(uid: &str, parent: &str, own: &[&str]) -> Pod {
     Pod {
-        id: "a".repeat(64).parse().unwrap(),
         config: Arc::new(PodConfig {
             metadata: PodMetadata {
                 name: "web".to_owned(),
@@ -18,18 +15,9 @@ fn pod(uid: &str, parent: &str, own: &[&str]) -> Pod {
             },
             ..PodConfig::default()
         }),
-        handler: String::new(),
-        runtime: "crun".to_owned(),
-        state: PodState::Ready,
-        created_at_unix_ns: 1,
-        ips: Vec::new(),
-        hostname: String::new(),
         cgroup_parent: parent.to_owned(),
         own_cgroups: own.iter().map(|path| (*path).to_owned()).collect(),
-        has_pause: false,
-        released: false,
-        warnings: Vec::new(),
-        list_item: Memo::default(),
+        ..samples::pod()
     }
 }
 
