@@ -195,6 +195,23 @@ fn fill() -> Result<()> {
             &[],
         )?;
     }
+    let declared = Layer::new()
+        .dir("srv", 0o755)?
+        .owned_dir("srv/data", 0o750, 1000, 50)?
+        .owned_file("srv/data/from-image", 0o640, 1000, 50, b"from the image\n")?
+        .symlink("srv/data/shadow", "/etc/shadow")?
+        .symlink("srv/link", "data")?
+        .symlink("srv/out", "../../../../etc")?
+        .file("srv/plain", 0o644, b"a file\n")?
+        .tar()?;
+    let config = json!({ "Env": [PATH_ENV], "Cmd": ["sh"], "Volumes": {
+        "/srv/data": {}, "/srv/fresh/made": {}, "/srv/plain": {}, "/proc": {}, "/": {},
+    } });
+    push(
+        &Image::new(&[base.clone(), declared], Packing::Gzip, &config)?,
+        &name("volumes:latest"),
+        &[],
+    )?;
     let same = Layer::new().file("same-image", 0o644, b"")?.tar()?;
     let same = Image::new(&[base, same], Packing::Gzip, &plain)?;
     for tag in ["tags:1", "tags:2", "tags:3", "same:latest"] {

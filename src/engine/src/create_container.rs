@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use image::Image;
 use spec::{
     cgroup::CgroupName,
-    model::{ContainerConfig, NamespaceMode},
+    model::{ContainerConfig, Mount, NamespaceMode, SecurityProfile},
     signal::Signal,
 };
 use state::ContainerId;
@@ -13,16 +13,17 @@ use state::ContainerId;
 use crate::{
     Engine, SharedError, bundle,
     error::EngineError,
+    filesystem::Images,
     fingerprint::fingerprint,
     jobs::Stage,
     node::Node,
-    pod_files,
-    teardown::{ContainerRemains, Undo, joined},
+    teardown::{ContainerRemains, Undo},
+    user_namespace,
     world::{Container, ContainerState, Memo, Pod, PodState, User, ended},
 };
 
-/// Largest `/etc/passwd` or `/etc/group` of an image that is read. Real ones have kilobytes.
-const ACCOUNT_FILE_MAX_BYTES: usize = 1 << 20;
+/// Where a request names the container's seccomp profile.
+const SECCOMP_FIELD: &str = "config.linux.security_context.seccomp.localhost_ref";
 
 impl Engine {
     /// Make a container in a ready pod, or join whoever is making it, or answer with the id of the one that was made.
@@ -98,10 +99,7 @@ impl Node {
         if pod.state != PodState::Ready {
             return Err(EngineError::PodNotReady(pod.id.clone()));
         }
-        let image = self
-            .images
-            .get(&config.image.image)
-            .ok_or_else(|| EngineError::ImageNotFound(config.image.image.clone()))?;
+        let (images, lease) = self.container_images(&config)?;
         let id = ContainerId::random();
         let cgroup = CgroupName::new(self.config.systemd_cgroup, &pod.cgroup_parent, id.as_str())?;
         let remains = ContainerRemains {
@@ -114,10 +112,17 @@ impl Node {
         let undo = Undo::Container(remains.clone());
         let seq = self.ledger.record_undo(id.as_str(), &undo).await?;
 
+        // Kept until whatever was made of the layers has been taken apart.
+        *self
+            .live
+            .container(&id)
+            .lease
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(lease);
         let limit = self.config.timeouts.create_container;
         let made = match tokio::time::timeout(
             limit,
-            self.build_container(&pod, config, &image, &remains, cgroup.oci, &stage),
+            self.build_container(&pod, config, images, &remains, cgroup.oci, &stage),
         )
         .await
         {
@@ -157,65 +162,43 @@ impl Node {
         &self,
         pod: &Pod,
         config: ContainerConfig,
-        image: &Arc<Image>,
+        images: Images,
         remains: &ContainerRemains,
         cgroups_path: String,
         stage: &Stage,
     ) -> Result<Container, EngineError> {
         let id = &remains.id;
-        let lease = self
-            .images
-            .lease(&image.id)
-            .ok_or_else(|| EngineError::ImageNotFound(config.image.image.clone()))?;
-        *self
-            .live
-            .container(id)
-            .lease
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(lease);
         let log_path = log_path(pod, &config)?;
-
-        stage.enter("mounting the root filesystem");
+        let handler = self.handler_by_name(&pod.runtime)?;
         let directory = self.paths.bundle(id);
         let rootfs = self.paths.rootfs(id);
-        pod_files::make_dir(&rootfs)?;
-        let (passwd, group): (Option<Vec<u8>>, Option<Vec<u8>>) = {
-            let (store, image, rootfs, id) = (
-                self.store.clone(),
-                Arc::clone(image),
-                rootfs.clone(),
-                id.clone(),
-            );
-            let log_directory = log_path
-                .as_ref()
-                .and_then(|path| path.parent().map(std::path::Path::to_owned));
-            // Paths that the image declares as volumes are part of the writable layer unless the client mounts something there.
-            let volumes = image.config.volumes.clone();
-            let mounted = tokio::task::spawn_blocking(move || {
-                storage::Rootfs::mount(&store, id.as_str(), &image.layers, &rootfs, false)?;
-                for volume in &volumes {
-                    sys::root::make_dir(&rootfs, volume.as_ref())?;
-                }
-                if let Some(directory) = log_directory {
-                    make_log_dir(&directory)?;
-                }
-                let read = |name: &str| {
-                    sys::root::read_file(&rootfs, name.as_ref(), ACCOUNT_FILE_MAX_BYTES)
-                };
-                Ok((read("etc/passwd")?, read("etc/group")?))
-            });
-            joined(mounted.await)?
-        };
 
         stage.enter("looking at the volumes and devices");
+        let host_volumes = self.find_volumes(&config).await?;
+        user_namespace::check_devices(pod, &config)?;
         let host_devices = self.host_devices(&config).await?;
         let cdi = self.cdi_edits(&config).await?;
         let classes = self.resource_classes(&pod.config, &config).await?;
-        let mounts = self.find_volumes(&config).await?;
-        let seccomp_file = crate::host_files::seccomp_file(&config)?;
+        let seccomp = if config.security.privileged {
+            &SecurityProfile::Unconfined
+        } else {
+            &config.security.seccomp
+        };
+        let seccomp_file = self.seccomp_file(seccomp, SECCOMP_FIELD).await?;
+
+        stage.enter("mounting the root filesystem and volumes");
+        let log_directory = log_path
+            .as_ref()
+            .and_then(|path| path.parent().map(std::path::Path::to_owned));
+        let maps_ids = !handler.features.idmapped_mounts;
+        let filesystem = self
+            .make_filesystem(pod, id, &images, host_volumes, log_directory, maps_ids)
+            .await?;
+        let volume_layers = images.volume_layers();
+        let mounts = reported_mounts(&config, &images);
+        let image = images.own;
 
         stage.enter("writing the bundle");
-        let handler = self.handler_by_name(&pod.runtime)?;
         let mut effective = config.clone();
         if effective.security.namespaces.pid == NamespaceMode::Pod && !pod.has_pause {
             // A pod made for containers with PID namespaces of their own has none to share.
@@ -226,9 +209,9 @@ impl Node {
             pod_id: pod.id.as_str(),
             pod: &pod.config,
             container: &effective,
-            image: &image_process(image),
-            passwd: passwd.as_deref(),
-            group: group.as_deref(),
+            image: &image_process(&image),
+            passwd: filesystem.passwd.as_deref(),
+            group: filesystem.group.as_deref(),
             facts: &self.facts,
             features: &handler.features,
             namespaces,
@@ -241,7 +224,7 @@ impl Node {
                 shm: (pod.config.security.namespaces.ipc == NamespaceMode::Pod)
                     .then(|| self.paths.shm(&pod.id)),
             },
-            mounts,
+            mounts: filesystem.mounts,
             host_devices,
             classes,
             cdi,
@@ -293,6 +276,7 @@ impl Node {
             image_ref,
             image_id: image.id.clone(),
             layers: image.layers.clone(),
+            volume_layers,
             log_path: log_path
                 .map(|path| path.to_string_lossy().into_owned())
                 .unwrap_or_default(),
@@ -302,7 +286,7 @@ impl Node {
                 groups: made.user.groups,
             },
             resources: config.resources.clone().unwrap_or_default(),
-            mounts: config.mounts.clone(),
+            mounts,
             stop_signal: Signal::to_stop(config.stop_signal, image.config.stop_signal.as_deref())
                 .number(),
             cgroup: remains.cgroup.clone(),
@@ -345,7 +329,10 @@ impl Node {
             ipc: (pods.ipc != NamespaceMode::Node).then(|| self.paths.namespace(&pod.id, "ipc")),
             uts: own_network.then(|| self.paths.namespace(&pod.id, "uts")),
             pid,
-            user: None,
+            user: pods
+                .user
+                .is_some()
+                .then(|| self.paths.namespace(&pod.id, "user")),
         })
     }
 
@@ -404,12 +391,15 @@ fn log_path(pod: &Pod, config: &ContainerConfig) -> Result<Option<PathBuf>, Engi
     ))
 }
 
-fn make_log_dir(path: &std::path::Path) -> Result<(), EngineError> {
-    std::fs::create_dir_all(path).map_err(|source| EngineError::Io {
-        action: "make the log directory",
-        path: path.to_owned(),
-        source,
-    })
+/// The client's mounts with the id of the image that each image volume is.
+fn reported_mounts(config: &ContainerConfig, images: &Images) -> Vec<Mount> {
+    let mut mounts = config.mounts.clone();
+    for (mount, image) in mounts.iter_mut().zip(&images.volumes) {
+        if let (Some(spec), Some(image)) = (&mut mount.image, image) {
+            spec.image_ref = image.id.to_string();
+        }
+    }
+    mounts
 }
 
 /// The part of an image's config that a process is made from.

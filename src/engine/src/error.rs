@@ -87,6 +87,16 @@ pub enum EngineError {
         "{operation} was interrupted by the server's shutdown; it will be undone or finished at the next start"
     )]
     Interrupted { operation: &'static str },
+    #[error("the image volume at {container_path}: {fault}")]
+    ImageVolume {
+        container_path: String,
+        #[source]
+        fault: ImageVolumeFault,
+    },
+    #[error("pods cannot have user namespaces here: {why}")]
+    NoUserNamespaces { why: String },
+    #[error("the file system of {} cannot be mounted with mapped ids; give the pod another volume, or no user namespace", path.display())]
+    CannotMapIds { path: PathBuf, source: io::Error },
     #[error("{action} {}", path.display())]
     Io {
         action: &'static str,
@@ -112,6 +122,22 @@ pub enum EngineError {
         id: String,
         source: serde_json::Error,
     },
+}
+
+/// Why an image cannot be a volume.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each message says what the variant means")]
+pub enum ImageVolumeFault {
+    #[error("image {image:?} is not on this node: pull it first")]
+    NoImage { image: String },
+    #[error("image {image} has nothing at {sub_path:?}")]
+    NoSubPath { image: String, sub_path: String },
+    #[error("{sub_path:?} of image {image} is neither a file nor a directory")]
+    Special { image: String, sub_path: String },
+    #[error("looking for its path failed")]
+    Look(#[source] sys::SysError),
+    #[error("mounting its layers failed")]
+    Mount(#[source] storage::StorageError),
 }
 
 impl EngineError {

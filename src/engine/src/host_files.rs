@@ -1,59 +1,54 @@
 //! What a container's request names on the node: volumes, devices, a seccomp profile.
+//!
+//! These are the user's paths: a dead file server behind one must hold up nothing but this request. `sys::host_path` sees to
+//! that.
 
-use std::path::PathBuf;
+use std::{io, os::fd::OwnedFd, path::PathBuf, time::Duration};
 
 use spec::model::{ContainerConfig, Mount, SecurityProfile};
+use sys::SysError;
 
 use crate::{error::EngineError, node::Node, teardown::joined};
 
+/// A volume of the request.
+#[derive(Debug)]
+pub(crate) struct HostVolume {
+    /// With links of its host path followed, so that the runtime mounts what was looked at. Without a host path yet if it
+    /// is an image's.
+    pub(crate) mount: Mount,
+    /// The file or directory; `None` for an image's.
+    pub(crate) held: Option<OwnedFd>,
+}
+
 impl Node {
-    /// Volumes are the user's paths: a dead network mount below one must not hold a thread of the server for ever.
-    ///
-    /// Returns the mounts with links of their host paths followed, so that the runtime mounts what was looked at.
+    /// Look the container's volumes up.
     pub(crate) async fn find_volumes(
         &self,
         config: &ContainerConfig,
-    ) -> Result<Vec<Mount>, EngineError> {
-        let mut mounts = config.mounts.clone();
-        for (index, mount) in config.mounts.iter().enumerate() {
-            if mount.image.is_some() {
-                return Err(EngineError::invalid(
-                    format!("config.mounts[{index}].image"),
-                    "image volumes are not supported yet",
-                ));
-            }
-            let path = PathBuf::from(&mount.host_path);
-            let limit = self.config.timeouts.volume_check;
-            let look = tokio::task::spawn_blocking({
-                let path = path.clone();
-                move || std::fs::canonicalize(path)
-            });
-            match tokio::time::timeout(limit, look).await {
-                Ok(Ok(Ok(found))) => mounts[index].host_path = found.to_string_lossy().into_owned(),
-                Ok(Ok(Err(source))) => {
-                    return Err(EngineError::Io {
-                        action: "find the volume",
-                        path,
-                        source,
-                    });
-                }
-                Ok(Err(_panicked)) => {
-                    return Err(EngineError::Interrupted {
-                        operation: "a look at a volume",
-                    });
-                }
-                Err(_elapsed) => {
-                    return Err(EngineError::invalid(
-                        format!("config.mounts[{index}].host_path"),
-                        format!(
-                            "{} did not answer within {limit:?}: is its file server down?",
-                            path.display()
-                        ),
-                    ));
-                }
-            }
+    ) -> Result<Vec<HostVolume>, EngineError> {
+        if config.mounts.is_empty() {
+            return Ok(Vec::new());
         }
-        Ok(mounts)
+        let (mounts, within) = (config.mounts.clone(), self.config.timeouts.volume_check);
+        let look = tokio::task::spawn_blocking(move || {
+            let find = |(index, mut mount): (usize, Mount)| {
+                if mount.image.is_some() {
+                    return Ok(HostVolume { mount, held: None });
+                }
+                let path = PathBuf::from(&mount.host_path);
+                let found = sys::host_path::find(&path, within).map_err(|error| {
+                    let field = format!("config.mounts[{index}].host_path");
+                    in_time(error, "find the volume", path, field, within)
+                })?;
+                mount.host_path = found.path.to_string_lossy().into_owned();
+                Ok(HostVolume {
+                    mount,
+                    held: Some(found.fd),
+                })
+            };
+            mounts.into_iter().enumerate().map(find).collect()
+        });
+        joined(look.await)
     }
 
     /// The device nodes behind the devices asked for. A directory stands for all nodes below it.
@@ -65,30 +60,73 @@ impl Node {
             return Ok(Vec::new());
         }
         let (devices, privileged) = (config.devices.clone(), config.security.privileged);
-        let found =
-            tokio::task::spawn_blocking(move || crate::devices::resolve(&devices, privileged));
+        let within = self.config.timeouts.volume_check;
+        let found = tokio::task::spawn_blocking(move || {
+            for (index, device) in devices.iter().enumerate() {
+                let path = PathBuf::from(&device.host_path);
+                if let Err(error) = sys::host_path::find(&path, within) {
+                    let field = format!("config.devices[{index}].host_path");
+                    return Err(in_time(error, "look at the device", path, field, within));
+                }
+            }
+            crate::devices::resolve(&devices, privileged)
+        });
         joined(found.await)
+    }
+
+    /// The file of a `Localhost` seccomp profile, if that is what is asked for at `field`.
+    pub(crate) async fn seccomp_file(
+        &self,
+        profile: &SecurityProfile,
+        field: &'static str,
+    ) -> Result<Option<Vec<u8>>, EngineError> {
+        let SecurityProfile::Localhost(path) = profile else {
+            return Ok(None);
+        };
+        let path = PathBuf::from(path);
+        let within = self.config.timeouts.volume_check;
+        let read = tokio::task::spawn_blocking(move || {
+            sys::host_path::read(&path, spec::seccomp::MAX_FILE_BYTES, within).map_err(|error| {
+                if error.io().map(io::Error::kind) == Some(io::ErrorKind::InvalidInput) {
+                    let why = format!("{} is not a regular file", path.display());
+                    return EngineError::invalid(field, why);
+                }
+                in_time(
+                    error,
+                    "read the seccomp profile",
+                    path,
+                    field.to_owned(),
+                    within,
+                )
+            })
+        });
+        joined(read.await).map(Some)
     }
 }
 
-/// The file of a `Localhost` seccomp profile, if the container asks for one.
-pub(crate) fn seccomp_file(config: &ContainerConfig) -> Result<Option<Vec<u8>>, EngineError> {
-    let SecurityProfile::Localhost(path) = &config.security.seccomp else {
-        return Ok(None);
-    };
-    if config.security.privileged {
-        return Ok(None);
+/// The error about a path that did not answer names the field; others name the path.
+fn in_time(
+    error: SysError,
+    action: &'static str,
+    path: PathBuf,
+    field: String,
+    within: Duration,
+) -> EngineError {
+    match error {
+        SysError::Path { source, .. } if source.kind() == io::ErrorKind::TimedOut => {
+            EngineError::invalid(
+                field,
+                format!(
+                    "{} did not answer within {within:?}: is its file server down?",
+                    path.display()
+                ),
+            )
+        }
+        SysError::Path { source, .. } => EngineError::Io {
+            action,
+            path,
+            source,
+        },
+        error => error.into(),
     }
-    let path = PathBuf::from(path);
-    let failed = |source| EngineError::Io {
-        action: "read the seccomp profile",
-        path: path.clone(),
-        source,
-    };
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(&path).map_err(failed)?;
-    let limit = spec::seccomp::MAX_FILE_BYTES as u64 + 1;
-    std::io::Read::read_to_end(&mut std::io::Read::take(file, limit), &mut bytes)
-        .map_err(failed)?;
-    Ok(Some(bytes))
 }

@@ -29,7 +29,7 @@ pub(crate) struct LivePod {
 pub(crate) struct LiveContainer {
     /// Held by start, update and remove, which exclude each other. Stop takes no turn: it must reach a container whose start hangs.
     pub(crate) turn: tokio::sync::Mutex<()>,
-    /// Keeps the image's layers while the container's root filesystem stands on them.
+    /// Keeps the layers of its images while the container's root filesystem and volumes stand on them.
     pub(crate) lease: Mutex<Option<ImageLease>>,
     /// When the running stop sends SIGKILL. A later stop may only bring it forward.
     pub(crate) kill_at: Mutex<Option<watch::Sender<Instant>>>,

@@ -152,6 +152,8 @@ pub(crate) struct Node {
     pub(crate) paths: Paths,
     pub(crate) cgroups: Cgroups,
     pub(crate) facts: spec::NodeFacts,
+    /// Why pods cannot have user namespaces; `None` if they can.
+    pub(crate) no_user_namespaces: Option<String>,
     pub(crate) images: Images,
     pub(crate) store: LayerStore,
     pub(crate) network: Network,
@@ -193,6 +195,7 @@ impl Engine {
             paths: Paths::new(&config.run, &config.netns_dir),
             facts: crate::facts::gather(&layout, &config)?,
             stats: Stats::new(layout.clone(), store.clone()),
+            no_user_namespaces: crate::user_namespace::obstacle(store.root())?,
             cgroups: Cgroups::new(layout),
             images,
             store,

@@ -25,7 +25,7 @@ impl Paths {
         self.run.join("pods")
     }
 
-    /// A pod's directory: socket of its monitor, resolv.conf, hostname, shm.
+    /// A pod's directory: socket of its monitor, files, shm.
     pub(crate) fn pod(&self, id: &PodId) -> PathBuf {
         self.pods().join(id.as_str())
     }
@@ -35,12 +35,17 @@ impl Paths {
         self.pod(id).join("monitor.sock")
     }
 
+    /// The small tmpfs of the files that the pod's containers share, and may write to.
+    pub(crate) fn pod_files(&self, id: &PodId) -> PathBuf {
+        self.pod(id).join("files")
+    }
+
     pub(crate) fn resolv_conf(&self, id: &PodId) -> PathBuf {
-        self.pod(id).join("resolv.conf")
+        self.pod_files(id).join("resolv.conf")
     }
 
     pub(crate) fn hostname(&self, id: &PodId) -> PathBuf {
-        self.pod(id).join("hostname")
+        self.pod_files(id).join("hostname")
     }
 
     pub(crate) fn shm(&self, id: &PodId) -> PathBuf {
@@ -67,7 +72,7 @@ impl Paths {
         self.run.join("ns").join(id.as_str())
     }
 
-    /// Where one of them is pinned: `ipc`, `uts` or `pid`.
+    /// Where one of them is pinned: `ipc`, `uts`, `pid` or `user`.
     pub(crate) fn namespace(&self, id: &PodId, kind: &str) -> PathBuf {
         self.namespaces(id).join(kind)
     }
@@ -85,5 +90,10 @@ impl Paths {
     /// Mount point of a container's root filesystem.
     pub(crate) fn rootfs(&self, id: &ContainerId) -> PathBuf {
         self.bundle(id).join("rootfs")
+    }
+
+    /// Directory of what the server mounts for a container besides: image volumes, volumes with mapped ids.
+    pub(crate) fn volumes(&self, id: &ContainerId) -> PathBuf {
+        self.bundle(id).join("volumes")
     }
 }

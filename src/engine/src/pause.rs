@@ -14,6 +14,9 @@ use crate::{
     pod_files,
 };
 
+/// Where a request names the pod's seccomp profile.
+const SECCOMP_FIELD: &str = "config.linux.security_context.seccomp.localhost_ref";
+
 impl Node {
     /// Create and start the pod's pause container, named by the pod's id, and pin its PID namespace.
     ///
@@ -31,6 +34,9 @@ impl Node {
         let own_network = config.security.namespaces.network != NamespaceMode::Node;
         let name = CgroupName::new(self.config.systemd_cgroup, cgroup_parent, id.as_str())?;
         let cgroup = format!("/{}", name.directory.display());
+        let seccomp_file = self
+            .seccomp_file(&config.security.seccomp, SECCOMP_FIELD)
+            .await?;
         let spec = spec::pause(&spec::PauseInput {
             pod_id: id.as_str(),
             pod: config,
@@ -41,13 +47,18 @@ impl Node {
                     .then(|| self.paths.namespace(id, "ipc")),
                 uts: own_network.then(|| self.paths.namespace(id, "uts")),
                 pid: None,
-                user: None,
+                user: config
+                    .security
+                    .namespaces
+                    .user
+                    .is_some()
+                    .then(|| self.paths.namespace(id, "user")),
             },
             cgroups_path: name.oci,
             rootfs: self.paths.pause_rootfs(),
             args: vec!["/pause".to_owned()],
             files: None,
-            seccomp_file: None,
+            seccomp_file: seccomp_file.as_deref(),
             selinux: None,
             defaults: &self.config.spec_defaults,
         })?;

@@ -1,4 +1,7 @@
 //! The small files that every pod has: resolv.conf and hostname.
+//!
+//! Containers may write to them, as with other runtimes, and what is written to `/run` is taken from the whole node. So they
+//! stand on a tmpfs of the pod's own, in which there is little room beside them.
 
 use std::{
     fmt::Write as _,
@@ -10,11 +13,15 @@ use std::{
 
 use spec::model::{Dns, PodConfig};
 use state::PodId;
+use sys::mount::Tmpfs;
 
-use crate::{error::EngineError, paths::Paths};
+use crate::{error::EngineError, paths::Paths, user_namespace};
 
 /// Size of a pod's `/dev/shm`: what Kubernetes users know from the peers.
-pub(crate) const SHM_BYTES: u64 = 64 << 20;
+const SHM_BYTES: u64 = 64 << 20;
+
+/// What a file on a tmpfs takes at least; larger pages make the room larger.
+const PAGE_BYTES: u64 = 4096;
 
 /// The node's own host name.
 pub(crate) fn node_hostname() -> String {
@@ -24,20 +31,59 @@ pub(crate) fn node_hostname() -> String {
         .into_owned()
 }
 
-/// Make the pod's directory and write its files.
+/// How much longer than they are at first the files can become, together.
+const ROOM_BYTES: u64 = 64 << 10;
+
+/// The directory and the two files, and some more for what a future version may add to a living pod.
+const FILES_MAX: u32 = 16;
+
+/// Make the pod's directory and write its files, which belong to the root of the pod's user namespace.
 pub(crate) fn write(
     paths: &Paths,
     id: &PodId,
     config: &PodConfig,
     hostname: &str,
 ) -> Result<(), EngineError> {
-    make_dir(&paths.pod(id))?;
     let resolv = match &config.dns {
         Some(dns) => resolv_conf(dns).into_bytes(),
         None => host_resolv_conf(),
     };
-    write_file(&paths.resolv_conf(id), &resolv)?;
-    write_file(&paths.hostname(id), format!("{hostname}\n").as_bytes())
+    let hostname = format!("{hostname}\n").into_bytes();
+    let (uid, gid) = user_namespace::root(config);
+    let files = paths.pod_files(id);
+    make_dir(&files)?;
+    let pages = |bytes: &[u8]| (bytes.len() as u64).next_multiple_of(PAGE_BYTES);
+    sys::mount::tmpfs(
+        &files,
+        &Tmpfs {
+            size_bytes: pages(&resolv) + pages(&hostname) + ROOM_BYTES,
+            max_inodes: Some(FILES_MAX),
+            mode: 0o755,
+            uid,
+            gid,
+        },
+    )?;
+    for (path, bytes) in [
+        (paths.resolv_conf(id), resolv),
+        (paths.hostname(id), hostname),
+    ] {
+        write_file(&path, &bytes)?;
+        user_namespace::give(&path, (uid, gid))?;
+    }
+    Ok(())
+}
+
+/// Mount the pod's `/dev/shm`.
+pub(crate) fn mount_shm(paths: &Paths, id: &PodId, config: &PodConfig) -> Result<(), EngineError> {
+    let shm = paths.shm(id);
+    make_dir(&shm)?;
+    let (uid, gid) = user_namespace::root(config);
+    let tmpfs = Tmpfs {
+        uid,
+        gid,
+        ..Tmpfs::new(SHM_BYTES, 0o1777)
+    };
+    Ok(sys::mount::tmpfs(&shm, &tmpfs)?)
 }
 
 /// Make a directory and those above it, closed to other users.

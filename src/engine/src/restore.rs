@@ -16,7 +16,7 @@ use crate::{
     error::{EngineError, in_full},
     ledger::UndoSeq,
     node::Node,
-    teardown::{Undo, remove_tree},
+    teardown::Undo,
     world::{Container, ContainerState, Pod, PodState, World},
 };
 
@@ -101,7 +101,9 @@ impl Node {
             }
         }
         for container in found.world.containers.values() {
-            if let Some(lease) = self.images.lease_layers(&container.layers) {
+            let mut layers = container.layers.clone();
+            layers.extend(container.volume_layers.iter().cloned());
+            if let Some(lease) = self.images.lease_layers(&layers) {
                 let live = self.live.container(&container.id);
                 *live
                     .lease
@@ -309,11 +311,7 @@ impl Node {
                 .is_ok_and(|id| world.containers.contains_key(&id));
             if !known && let Ok(id) = name.parse::<ContainerId>() {
                 tracing::warn!(container = %id, "a bundle without a record is removed");
-                note(
-                    storage::Rootfs::unmount(&self.store, id.as_str(), &self.paths.rootfs(&id))
-                        .map_err(Into::into),
-                );
-                note(remove_tree(&self.paths.bundle(&id)));
+                note(crate::filesystem::take_apart(&self.store, &self.paths, &id));
             }
         }
         for name in names_in(&self.paths.pods()) {

@@ -14,6 +14,7 @@ use crate::{
     node::{Handler, Node},
     pod_files,
     teardown::{PodRemains, Undo},
+    user_namespace,
     world::{Memo, Pod, PodState},
 };
 
@@ -100,6 +101,7 @@ impl Node {
                 .map_err(|why| EngineError::NetworkNotReady(why.message))?;
         }
         spec::check_pod(&config, &self.facts, &self.config.spec_defaults)?;
+        self.check_user_namespace(&config, &handler)?;
         let hostname = spec::namespaces::hostname(&config, &self.facts.hostname)?;
         let sysctls = spec::sysctl::effective(&config, &self.config.spec_defaults.sysctls)?;
 
@@ -174,9 +176,7 @@ impl Node {
         pod_files::write(&self.paths, id, &config, &hostname)?;
         let own_ipc = namespaces.ipc == NamespaceMode::Pod;
         if own_ipc {
-            let shm = self.paths.shm(id);
-            pod_files::make_dir(&shm)?;
-            sys::mount::tmpfs(&shm, pod_files::SHM_BYTES, 0o1777)?;
+            pod_files::mount_shm(&self.paths, id, &config)?;
         }
 
         stage.enter("starting the pod's monitor");
@@ -191,6 +191,10 @@ impl Node {
                 uts: own_network.then(|| self.paths.namespace(id, "uts")),
                 hostname: own_network.then(|| hostname.clone()),
                 sysctls: plan.sysctls.into_iter().collect(),
+                user: namespaces
+                    .user
+                    .as_ref()
+                    .map(|user| user_namespace::request(user, &self.paths.namespace(id, "user"))),
             })
             .await?;
 

@@ -31,6 +31,8 @@ pub struct NodeStatus {
     pub network: Result<(), NotReady>,
     /// Handlers, the default first under an empty name.
     pub handlers: Vec<HandlerStatus>,
+    /// Pods of the default handler can have a user namespace and the node's network.
+    pub user_namespaces_host_network: bool,
     /// What this node cannot give although it is often asked for.
     pub warnings: Vec<String>,
     /// Undo records that are still to be carried out.
@@ -44,8 +46,8 @@ impl Engine {
         let status = |name: &str, handler: &Handler| HandlerStatus {
             name: name.to_owned(),
             recursive_read_only_mounts: handler.features.recursive_readonly_mounts,
-            // Advertised once pods with user namespaces are made: a promise that is not kept starts pods as root.
-            user_namespaces: false,
+            // A promise that is not kept would start pods as the node's root.
+            user_namespaces: node.user_namespaces(handler).is_ok(),
         };
         let known = node.handlers.load();
         let default = known
@@ -56,6 +58,8 @@ impl Engine {
             .map(|handler| status("", handler))
             .collect();
         handlers.extend(known.iter().map(|handler| status(&handler.name, handler)));
+        let user_namespaces_host_network =
+            default.is_some_and(|handler| node.user_namespaces(handler).is_ok());
         let runtime = default.map(drop).ok_or_else(|| NotReady {
             reason: "NoDefaultRuntime".to_owned(),
             message: format!(
@@ -74,10 +78,14 @@ impl Engine {
                 node.facts.oom_score_adj_min
             ));
         }
+        if let Some(why) = &node.no_user_namespaces {
+            warnings.push(format!("pods cannot have user namespaces: {why}"));
+        }
         NodeStatus {
             runtime,
             network,
             handlers,
+            user_namespaces_host_network,
             warnings,
             deferred_undos: node.deferred.count(),
         }

@@ -125,13 +125,14 @@ impl Node {
         // The monitor unpins what it pinned; this is for one that died before it could.
         first.note(sys::mount::unmount(&self.paths.netns(&remains.id)));
         first.note(remove_file(&self.paths.netns(&remains.id)));
-        for kind in ["ipc", "uts", "pid"] {
+        for kind in ["ipc", "uts", "pid", "user"] {
             first.note(sys::mount::unmount(
                 &self.paths.namespace(&remains.id, kind),
             ));
         }
         first.note(remove_tree(&self.paths.namespaces(&remains.id)));
         first.note(sys::mount::unmount(&self.paths.shm(&remains.id)));
+        first.note(sys::mount::unmount(&self.paths.pod_files(&remains.id)));
         first.outcome()
     }
 
@@ -228,11 +229,9 @@ impl Node {
         first.note(killed);
         first.note(self.cgroups.remove(&remains.cgroup).await);
         let (store, paths, id) = (self.store.clone(), self.paths.clone(), remains.id.clone());
-        let unmounted = tokio::task::spawn_blocking(move || {
-            storage::Rootfs::unmount(&store, id.as_str(), &paths.rootfs(&id))?;
-            remove_tree(&paths.bundle(&id))
-        });
-        first.note(joined(unmounted.await));
+        let gone =
+            tokio::task::spawn_blocking(move || crate::filesystem::take_apart(&store, &paths, &id));
+        first.note(joined(gone.await));
         if let Some(live) = self.live.pod(&remains.pod)
             && let Err(error) = live.monitor.forget(remains.id.as_str()).await
             && !error.is_not_found()

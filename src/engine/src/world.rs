@@ -165,13 +165,16 @@ pub struct Container {
     /// The image's layers, lowest first. The root filesystem stands on them even when the image is removed.
     #[serde(default)]
     pub layers: Vec<ChainId>,
+    /// Layers of the images that are its volumes, which stay likewise.
+    #[serde(default)]
+    pub volume_layers: Vec<ChainId>,
     /// Absolute path of the log file; empty when there is none.
     pub log_path: String,
     /// Who it runs as.
     pub user: User,
     /// Limits in force.
     pub resources: Resources,
-    /// Mounts to report: the client's.
+    /// Mounts to report: the client's, with the ids of the images that are volumes.
     pub mounts: Vec<Mount>,
     /// The stop signal in force: a Linux signal number.
     pub stop_signal: i32,

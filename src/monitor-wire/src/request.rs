@@ -67,6 +67,19 @@ pub struct NamespaceOrder {
     pub hostname: Option<Vec<u8>>,
     /// `name=value`; a value may hold further equals signs.
     pub sysctls: Vec<Vec<u8>>,
+    /// A user namespace, which then owns the others. A monitor older than this field makes those without it.
+    pub user: Option<UserOrder>,
+}
+
+/// A user namespace to make.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UserOrder {
+    /// Its pin.
+    pub pin: Vec<u8>,
+    /// Text of its `uid_map`: lines of first id inside, first id outside, count.
+    pub uid_map: Vec<u8>,
+    /// Text of its `gid_map`.
+    pub gid_map: Vec<u8>,
 }
 
 /// The memory cgroup whose kills are watched.
@@ -133,6 +146,11 @@ impl Request {
                     .optional(3, order.uts.as_deref())
                     .optional(4, order.hostname.as_deref())
                     .list(5, &order.sysctls);
+                if let Some(user) = &order.user {
+                    w.bytes(6, &user.pin)
+                        .bytes(7, &user.uid_map)
+                        .bytes(8, &user.gid_map);
+                }
                 NAMESPACES
             }
             Self::Create(order) => {
@@ -244,6 +262,7 @@ fn write_create(w: &mut Writer, order: &CreateOrder) {
 
 fn read_namespaces(fields: Reader<'_>) -> Result<NamespaceOrder, WireError> {
     let mut order = NamespaceOrder::default();
+    let mut user = UserOrder::default();
     for field in fields {
         let field = field?;
         match field.tag {
@@ -252,8 +271,17 @@ fn read_namespaces(fields: Reader<'_>) -> Result<NamespaceOrder, WireError> {
             3 => order.uts = Some(field.owned()),
             4 => order.hostname = Some(field.owned()),
             5 => order.sysctls.push(field.owned()),
+            6 => user.pin = field.owned(),
+            7 => user.uid_map = field.owned(),
+            8 => user.gid_map = field.owned(),
             _ => {}
         }
+    }
+    if user != UserOrder::default() {
+        require(6, !user.pin.is_empty())?;
+        require(7, !user.uid_map.is_empty())?;
+        require(8, !user.gid_map.is_empty())?;
+        order.user = Some(user);
     }
     Ok(order)
 }

@@ -5,7 +5,7 @@
 
 use monitor_wire::{
     ContainerRecord, CreateOrder, ExecOrder, ExitRecord, Failure, Frame, FrameBuffer, FromMonitor,
-    NamespaceOrder, OomWatch, Request,
+    NamespaceOrder, OomWatch, Request, UserOrder,
     attach::{AttachBuffer, AttachFrame},
 };
 use pintle_monitor_wire as monitor_wire;
@@ -98,9 +98,22 @@ fn requests() {
             uts: Some(b"/u".to_vec()),
             hostname: Some(b"h".to_vec()),
             sysctls: vec![b"a=1".to_vec(), b"b=2".to_vec()],
+            user: None,
         }),
         "33000000010001000700000001020000002f6e02020000002f6903020000002f750401000000680503000000613d3105 \
          03000000623d32",
+    );
+    request(
+        &Request::Namespaces(NamespaceOrder {
+            ipc: Some(b"/i".to_vec()),
+            user: Some(UserOrder {
+                pin: b"/s".to_vec(),
+                uid_map: b"0 9 5\n".to_vec(),
+                gid_map: b"0 8 5\n".to_vec(),
+            }),
+            ..NamespaceOrder::default()
+        }),
+        "2c000000010001000700000002020000002f6906020000002f73070600000030203920350a080600000030203820350a",
     );
     request(
         &Request::Create(create()),

@@ -4,7 +4,7 @@
 
 use pintle_monitor_wire::{
     CreateOrder, ExecOrder, FRAME_BYTES_MAX, Frame, FrameBuffer, FromMonitor, NamespaceOrder,
-    Request, WireError,
+    Request, UserOrder, WireError,
     attach::{AttachBuffer, AttachFrame, PAYLOAD_BYTES_MAX},
 };
 use proptest::{collection::vec, option, prelude::*};
@@ -24,14 +24,20 @@ fn any_request() -> impl Strategy<Value = Request> {
         option::of(any_bytes()),
         option::of(any_bytes()),
         vec(any_bytes(), 0..4),
+        option::of((some_bytes(), some_bytes(), some_bytes())),
     )
-        .prop_map(|(network, ipc, uts, hostname, sysctls)| {
+        .prop_map(|(network, ipc, uts, hostname, sysctls, user)| {
             Request::Namespaces(NamespaceOrder {
                 network,
                 ipc,
                 uts,
                 hostname,
                 sysctls,
+                user: user.map(|(pin, uid_map, gid_map)| UserOrder {
+                    pin,
+                    uid_map,
+                    gid_map,
+                }),
             })
         });
     let create = (

@@ -31,6 +31,7 @@ mod poller;
 mod process_tree;
 mod refusal;
 mod requests;
+mod settler;
 mod setup;
 mod spawn;
 mod stdio;

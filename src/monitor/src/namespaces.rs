@@ -1,7 +1,8 @@
 //! The pod's namespaces: made by leaving the node's for a moment, pinned by bind mounts, released at the end.
 //!
 //! The monitor has one thread, so leaving a namespace and coming back disturbs nobody. Whatever fails on the way is
-//! undone: the monitor is back in the node's namespaces and no pin is left.
+//! undone: the monitor is back in the node's namespaces and no pin is left. From a user namespace there is no way back,
+//! so with one a child process makes them all: see [`crate::settler`].
 
 use std::{
     ffi::OsStr,
@@ -28,6 +29,7 @@ use rustix::{
 
 use crate::{
     refusal::Refusal,
+    settler::Settler,
     sysctl::{self, Made},
 };
 
@@ -67,30 +69,38 @@ impl Pins {
             .map(|line| parse_sysctl(line, order))
             .collect::<Result<Vec<_>, _>>()?;
 
-        let mut made = Making {
-            away: Away::leave(&wanted)?,
-            pins: Pins::default(),
+        let settings = Settings {
+            loopback: order.network.is_some(),
+            hostname: order.hostname.as_deref(),
+            sysctls,
         };
-        if order.network.is_some() {
-            loopback_up().map_err(|error| Refusal::io("set lo up", error))?;
-        }
-        if let Some(hostname) = &order.hostname {
-            rustix::system::sethostname(hostname)
-                .map_err(|error| Refusal::io("set host name", error))?;
-        }
-        for (file, value) in sysctls {
-            fs::write(&file, value)
-                .map_err(|error| Refusal::file("write", Path::new(&file), error))?;
-        }
-        for (kind, path) in wanted {
-            made.pins.pin(kind, path)?;
-        }
+        let mut made = if let Some(user) = &order.user {
+            let kinds: Vec<Kind> = wanted.iter().map(|(kind, _)| *kind).collect();
+            let settler = Settler::send(&kinds, user, &settings)?;
+            let pin = PathBuf::from(OsStr::from_bytes(&user.pin));
+            let mut made = Making::default();
+            made.pins.pin(Kind::User, &settler.file(Kind::User), pin)?;
+            for (kind, path) in wanted {
+                made.pins.pin(kind, &settler.file(kind), path)?;
+            }
+            made
+        } else {
+            let mut made = Making {
+                away: Away::leave(&wanted)?,
+                pins: Pins::default(),
+            };
+            settings.apply()?;
+            for (kind, path) in wanted {
+                made.pins.pin(kind, Path::new(kind.file()), path)?;
+            }
+            made
+        };
         made.away.come_back()?;
         self.paths.append(&mut made.pins.paths);
         Ok(())
     }
 
-    fn pin(&mut self, kind: Kind, path: PathBuf) -> Result<(), Refusal> {
+    fn pin(&mut self, kind: Kind, namespace: &Path, path: PathBuf) -> Result<(), Refusal> {
         if let Some(parent) = path.parent() {
             fs::DirBuilder::new()
                 .recursive(true)
@@ -116,7 +126,7 @@ impl Pins {
             .custom_flags(libc::O_NOFOLLOW)
             .open(&path)
             .map_err(|error| Refusal::file("make", &path, error))?;
-        let result = mount_bind(kind.file(), &path)
+        let result = mount_bind(namespace, &path)
             .map_err(|error| Refusal::file("pin namespace at", &path, error));
         // Remembered even if the mount failed: the file is to go.
         self.paths.push(path);
@@ -142,7 +152,33 @@ impl Pins {
     }
 }
 
+/// What is set in new namespaces, by whoever is in them.
+pub(crate) struct Settings<'a> {
+    loopback: bool,
+    hostname: Option<&'a [u8]>,
+    /// Files below `/proc/sys` and what is written to them.
+    sysctls: Vec<(String, &'a [u8])>,
+}
+
+impl Settings<'_> {
+    pub(crate) fn apply(&self) -> Result<(), Refusal> {
+        if self.loopback {
+            loopback_up().map_err(|error| Refusal::io("set lo up", error))?;
+        }
+        if let Some(hostname) = self.hostname {
+            rustix::system::sethostname(hostname)
+                .map_err(|error| Refusal::io("set host name", error))?;
+        }
+        for (file, value) in &self.sysctls {
+            fs::write(file, value)
+                .map_err(|error| Refusal::file("write", Path::new(file), error))?;
+        }
+        Ok(())
+    }
+}
+
 /// Namespaces being made: dropped before everything is done, it takes the pins back and brings the monitor home.
+#[derive(Default)]
 struct Making {
     away: Away,
     pins: Pins,
@@ -155,24 +191,28 @@ impl Drop for Making {
     }
 }
 
+/// A kind of namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     Network,
     Ipc,
     Uts,
+    User,
 }
 
 impl Kind {
-    fn file(self) -> &'static str {
+    pub(crate) fn file(self) -> &'static str {
         match self {
             Self::Network => "/proc/self/ns/net",
             Self::Ipc => "/proc/self/ns/ipc",
             Self::Uts => "/proc/self/ns/uts",
+            Self::User => "/proc/self/ns/user",
         }
     }
 
-    fn flag(self) -> UnshareFlags {
+    pub(crate) fn flag(self) -> UnshareFlags {
         match self {
+            Self::User => UnshareFlags::NEWUSER,
             Self::Network => UnshareFlags::NEWNET,
             Self::Ipc => UnshareFlags::NEWIPC,
             Self::Uts => UnshareFlags::NEWUTS,
@@ -184,11 +224,13 @@ impl Kind {
             Self::Network => LinkNameSpaceType::Network,
             Self::Ipc => LinkNameSpaceType::InterProcessCommunication,
             Self::Uts => LinkNameSpaceType::HostNameAndNISDomainName,
+            Self::User => LinkNameSpaceType::User,
         }
     }
 }
 
 /// The way home, while the monitor is in other namespaces.
+#[derive(Default)]
 struct Away {
     home: Vec<(Kind, OwnedFd)>,
 }

@@ -29,5 +29,5 @@ pub use monitor::{Monitor, MonitorSpawn, RunningExec};
 pub use oci::{OciRuntime, RuntimeState};
 pub use request::{
     CgroupVersion, ContainerState, CreateRequest, Created, ExecCaptured, ExecExit, ExecRequest,
-    ExecStdio, Exit, MonitorEvent, NamespaceRequest,
+    ExecStdio, Exit, MonitorEvent, NamespaceRequest, UserNamespaceRequest,
 };

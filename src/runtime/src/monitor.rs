@@ -6,7 +6,9 @@ mod spawn;
 
 use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt as _, path::Path, sync::Arc, time::Duration};
 
-use monitor_wire::{CreateOrder, Failure, FromMonitor, NamespaceOrder, OomWatch, Request};
+use monitor_wire::{
+    CreateOrder, Failure, FromMonitor, NamespaceOrder, OomWatch, Request, UserOrder,
+};
 use tokio::{net::UnixStream, sync::mpsc::UnboundedReceiver};
 
 use crate::{
@@ -88,6 +90,11 @@ impl Monitor {
                 .iter()
                 .map(|(name, value)| format!("{name}={value}").into_bytes())
                 .collect(),
+            user: request.user.as_ref().map(|user| UserOrder {
+                pin: bytes(&user.pin),
+                uid_map: id_map(&user.uids),
+                gid_map: id_map(&user.gids),
+            }),
         };
         self.ask("namespaces", "", &Request::Namespaces(order), PROMPT)
             .await
@@ -320,6 +327,14 @@ impl From<monitor_wire::ExitRecord> for Exit {
 
 fn length(file: &Path) -> u64 {
     std::fs::metadata(file).map_or(0, |meta| meta.len())
+}
+
+/// The text that the kernel takes for a map of ids.
+fn id_map(ranges: &[(u32, u32, u32)]) -> Vec<u8> {
+    let lines = ranges
+        .iter()
+        .map(|(inside, outside, length)| format!("{inside} {outside} {length}\n"));
+    lines.collect::<String>().into_bytes()
 }
 
 fn bytes(path: &Path) -> Vec<u8> {

@@ -19,6 +19,19 @@ pub struct NamespaceRequest {
     pub hostname: Option<String>,
     /// Names and values; only those that live in a namespace made by this request are accepted.
     pub sysctls: Vec<(String, String)>,
+    /// A user namespace, which then owns the others: its root may do in them what root may do in the node's.
+    pub user: Option<UserNamespaceRequest>,
+}
+
+/// A user namespace to make and pin.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UserNamespaceRequest {
+    /// Where it is pinned.
+    pub pin: PathBuf,
+    /// Ranges of user ids: first one inside, first one on the node, how many.
+    pub uids: Vec<(u32, u32, u32)>,
+    /// Ranges of group ids.
+    pub gids: Vec<(u32, u32, u32)>,
 }
 
 /// Version of the cgroup hierarchy that limits a container's memory.

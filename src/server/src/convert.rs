@@ -65,14 +65,6 @@ impl<'a> At<'a> {
             message: format!("{self}: {why}"),
         }
     }
-
-    /// The value at this place is right, and this version of Pintle cannot do it.
-    fn unsupported(&self, why: impl fmt::Display) -> Refusal {
-        Refusal {
-            code: Code::FailedPrecondition,
-            message: format!("{self}: {why}"),
-        }
-    }
 }
 
 impl fmt::Display for At<'_> {

@@ -5,7 +5,7 @@
 //! good, so nothing here may answer it; and on pulls the kubelet matches words at the start of a message, which its
 //! client library only keeps intact under the code `Unknown`.
 
-use engine::EngineError;
+use engine::{EngineError, ImageVolumeFault};
 use image::ImageError;
 use runtime::{Refusal, RuntimeError};
 use tonic::{Code, Status};
@@ -26,9 +26,11 @@ pub(crate) fn clip(text: &str, max_bytes: usize) -> &str {
 /// The answer for a failed operation on pods or containers.
 pub(crate) fn engine_status(error: &EngineError) -> Status {
     let words = engine::error::in_full(error);
+    // The kubelet looks for these words.
     let words = if is_recursive_readonly_unsupported(error) {
-        // The kubelet looks for this word.
         format!("RROUnsupported: {words}")
+    } else if matches!(error, EngineError::ImageVolume { .. }) {
+        format!("ImageVolumeMountFailed: {words}")
     } else {
         words
     };
@@ -63,6 +65,16 @@ fn engine_code(error: &EngineError) -> Code {
         EngineError::PodNotReady(_)
         | EngineError::WrongState { .. }
         | EngineError::MemoryInUse { .. } => Code::FailedPrecondition,
+        EngineError::NoUserNamespaces { .. } | EngineError::CannotMapIds { .. } => {
+            Code::FailedPrecondition
+        }
+        EngineError::ImageVolume { fault, .. } => match fault {
+            ImageVolumeFault::NoImage { .. }
+            | ImageVolumeFault::NoSubPath { .. }
+            | ImageVolumeFault::Special { .. } => Code::FailedPrecondition,
+            ImageVolumeFault::Look(_) => Code::Internal,
+            ImageVolumeFault::Mount(error) => storage_code(error),
+        },
         EngineError::NetworkNotReady(_) | EngineError::Interrupted { .. } => Code::Unavailable,
         EngineError::Deadline { .. } | EngineError::ExecDeadline(_) => Code::DeadlineExceeded,
         EngineError::Unkillable { .. }
@@ -250,6 +262,21 @@ mod tests {
         assert_eq!(status.code(), Code::Unknown);
         assert!(
             status.message().starts_with("RegistryUnavailable: "),
+            "{status}"
+        );
+
+        let status = engine_status(&EngineError::ImageVolume {
+            container_path: "/v".to_owned(),
+            fault: ImageVolumeFault::NoSubPath {
+                image: "i".to_owned(),
+                sub_path: "etc".to_owned(),
+            },
+        });
+        assert_eq!(status.code(), Code::FailedPrecondition);
+        assert!(
+            status
+                .message()
+                .starts_with("ImageVolumeMountFailed: the image volume at /v: image i has nothing"),
             "{status}"
         );
 

@@ -51,7 +51,7 @@ impl Face {
                 .collect(),
             features: Some(cri::RuntimeFeatures {
                 supplemental_groups_policy: true,
-                user_namespaces_host_network: false,
+                user_namespaces_host_network: node.user_namespaces_host_network,
                 mount_options: true,
             }),
         }

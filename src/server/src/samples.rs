@@ -81,6 +81,7 @@ pub(crate) fn container(start: &str, pod: &str, labels: &[(&str, &str)]) -> Cont
         image_ref: format!("docker.io/library/busybox@{image}"),
         image_id: image.parse().unwrap(),
         layers: Vec::new(),
+        volume_layers: Vec::new(),
         log_path: "/var/log/pods/app/2.log".to_owned(),
         user: User {
             uid: 5,

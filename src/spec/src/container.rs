@@ -214,6 +214,7 @@ pub fn container(input: &ContainerInput<'_>) -> Result<ContainerSpec, SpecError>
         input.passwd,
         input.group,
     )?;
+    namespaces::check_ids(&pod.namespaces, &user)?;
     let held = capabilities::held(
         &security.capabilities,
         security.privileged,

@@ -37,6 +37,12 @@ pub enum NamespaceProblem {
     /// The container wants another user namespace than its pod.
     #[error("the container's user namespace must be the pod's")]
     NotThePods,
+    /// Namespaces that the pod's root has no say in.
+    #[error("a pod with a user namespace cannot have the node's")]
+    NodeWithUser,
+    /// An id that is nobody in the pod's user namespace.
+    #[error("id {0} is outside of the pod's user namespace")]
+    NotMapped(u32),
     /// The pod should have a namespace, and the caller gave none.
     #[error("the pod's namespace has not been made")]
     NotMade,
@@ -95,7 +101,57 @@ pub fn check_pod(namespaces: &Namespaces) -> Result<(), SpecError> {
             NamespaceProblem::TargetOfPod,
         ));
     }
-    check(FIELD, namespaces)
+    check(FIELD, namespaces)?;
+    check_owned(FIELD, namespaces, namespaces)
+}
+
+/// The kernel shows PIDs and message queues only to who rules over their namespaces: the root of the node's.
+fn check_owned(field: &str, asked: &Namespaces, pod: &Namespaces) -> Result<(), SpecError> {
+    if pod.user.is_none() {
+        return Ok(());
+    }
+    for (name, mode) in [("pid", &asked.pid), ("ipc", &asked.ipc)] {
+        if *mode == NamespaceMode::Node {
+            return Err(refuse(
+                format!("{field}.{name}"),
+                NamespaceProblem::NodeWithUser,
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Whether all of these ids are somebody in the pod's user namespace.
+pub(crate) fn check_ids(
+    pod: &Namespaces,
+    user: &crate::user::ResolvedUser,
+) -> Result<(), SpecError> {
+    const FIELD: &str = "config.linux.security_context";
+    let Some(namespace) = &pod.user else {
+        return Ok(());
+    };
+    let is_in = |ranges: &[IdMapping], id: u32| {
+        let inside =
+            |range: &IdMapping| id >= range.container_id && id - range.container_id < range.length;
+        ranges.iter().any(inside)
+    };
+    if !is_in(&namespace.uids, user.uid) {
+        return Err(refuse(
+            format!("{FIELD}.run_as_user"),
+            NamespaceProblem::NotMapped(user.uid),
+        ));
+    }
+    let strangers = user.groups.iter().chain([&user.gid]);
+    match strangers
+        .copied()
+        .find(|group| !is_in(&namespace.gids, *group))
+    {
+        Some(group) => Err(refuse(
+            format!("{FIELD}.supplemental_groups"),
+            NamespaceProblem::NotMapped(group),
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Whether a container's choice of namespaces is possible in its pod.
@@ -108,6 +164,7 @@ pub fn check_container(namespaces: &Namespaces, pod: &Namespaces) -> Result<(), 
         ));
     }
     check(FIELD, namespaces)?;
+    check_owned(FIELD, namespaces, pod)?;
     if namespaces.user.is_some() && namespaces.user != pod.user {
         return Err(refuse(
             format!("{FIELD}.userns_options"),
@@ -276,6 +333,62 @@ mod test {
         check_container(&Namespaces::default(), &namespaces).unwrap();
         assert!(check_container(&namespaces, &Namespaces::default()).is_err());
         assert!(check_pod(&with_user(one, vec![mapping(7, 0, 65536)])).is_err());
+    }
+
+    #[test]
+    fn a_user_namespace_wants_namespaces_of_its_own() {
+        let range = vec![mapping(65536, 0, 65536)];
+        let pod = with_user(range.clone(), range);
+        for spoil in [
+            |asked: &mut Namespaces| asked.pid = NamespaceMode::Node,
+            |asked: &mut Namespaces| asked.ipc = NamespaceMode::Node,
+        ] {
+            let mut asked = pod.clone();
+            spoil(&mut asked);
+            let expected = NamespaceProblem::NodeWithUser;
+            for error in [
+                check_pod(&asked).unwrap_err(),
+                check_container(&asked, &pod).unwrap_err(),
+            ] {
+                assert!(
+                    matches!(&error, SpecError::Namespace { problem, .. } if *problem == expected),
+                    "{error}"
+                );
+            }
+        }
+        let mut network = pod.clone();
+        network.network = NamespaceMode::Node;
+        check_pod(&network).unwrap();
+    }
+
+    #[rstest]
+    #[case(0, 0, &[0], None)]
+    #[case(999, 999, &[999, 5], None)]
+    #[case(1000, 0, &[0], Some(1000))]
+    #[case(0, 1000, &[], Some(1000))]
+    #[case(0, 0, &[0, 70_000], Some(70_000))]
+    fn ids_outside_of_the_user_namespace(
+        #[case] uid: u32,
+        #[case] gid: u32,
+        #[case] groups: &[u32],
+        #[case] stranger: Option<u32>,
+    ) {
+        let range = vec![mapping(65536, 0, 1000)];
+        let pod = with_user(range.clone(), range);
+        let user = crate::user::ResolvedUser {
+            uid,
+            gid,
+            groups: groups.to_vec(),
+        };
+        check_ids(&Namespaces::default(), &user).unwrap();
+        let found = check_ids(&pod, &user).err();
+        match stranger {
+            None => assert!(found.is_none()),
+            Some(id) => {
+                let words = found.unwrap().to_string();
+                assert!(words.contains(&format!("id {id} ")), "{words}");
+            }
+        }
     }
 
     #[test]

@@ -16,7 +16,8 @@ pub fn check_pod(
     let security = &pod.security;
     namespaces::check_pod(&security.namespaces)?;
     namespaces::hostname(pod, &facts.hostname)?;
-    user::resolve(&security.run_as, "", None, None)?;
+    let user = user::resolve(&security.run_as, "", None, None)?;
+    namespaces::check_ids(&security.namespaces, &user)?;
     sysctl::effective(pod, &defaults.sysctls)?;
     apparmor::profile(
         security.apparmor.as_ref(),

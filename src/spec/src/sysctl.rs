@@ -121,13 +121,39 @@ pub fn effective(
     let mut result: BTreeMap<String, String> = defaults
         .iter()
         .filter(|(name, value)| problem(name, value, namespaces).is_none())
-        .map(|(name, value)| (key(name), value.clone()))
+        .map(|(name, value)| {
+            let name = key(name);
+            let value = fitting(&name, value, namespaces);
+            (name, value)
+        })
         .collect();
     for (name, value) in &pod.sysctls {
         validate(name, value, namespaces)?;
         result.insert(key(name), value.clone());
     }
     Ok(result)
+}
+
+/// The value of a default in the pod's user namespace: the kernel refuses groups that are nobody there, and "all groups" is
+/// a usual default.
+fn fitting(name: &str, value: &str, namespaces: &Namespaces) -> String {
+    const PING_GROUPS: &str = "net.ipv4.ping_group_range";
+    let Some(last) = namespaces.user.as_ref().and_then(|user| {
+        let end = |range: &crate::model::IdMapping| range.container_id + (range.length - 1);
+        user.gids.iter().map(end).max()
+    }) else {
+        return value.to_owned();
+    };
+    let words: Vec<u64> = value
+        .split_whitespace()
+        .filter_map(|word| word.parse().ok())
+        .collect();
+    match words.as_slice() {
+        &[from, to] if name == PING_GROUPS && from <= u64::from(last) => {
+            format!("{from} {}", to.min(u64::from(last)))
+        }
+        _ => value.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -137,6 +163,32 @@ mod test {
     use rstest::rstest;
 
     use super::*;
+
+    #[rstest]
+    #[case("net.ipv4.ping_group_range", "0 2147483647", true, "0 65535")]
+    #[case("net.ipv4.ping_group_range", "0 1000", true, "0 1000")]
+    #[case("net.ipv4.ping_group_range", "1 0", true, "1 0")]
+    #[case("net.ipv4.ping_group_range", "0 2147483647", false, "0 2147483647")]
+    #[case("net.ipv4.ip_local_port_range", "1024 999999", true, "1024 999999")]
+    fn defaults_fit_into_a_user_namespace(
+        #[case] name: &str,
+        #[case] value: &str,
+        #[case] user: bool,
+        #[case] expected: &str,
+    ) {
+        let range = vec![crate::model::IdMapping {
+            host_id: 100_000,
+            container_id: 0,
+            length: 65_536,
+        }];
+        let mut pod = PodConfig::default();
+        pod.security.namespaces.user = user.then(|| crate::model::UserNamespace {
+            uids: range.clone(),
+            gids: range,
+        });
+        let defaults = [(name.to_owned(), value.to_owned())].into();
+        assert_eq!(effective(&pod, &defaults).unwrap()[name], expected);
+    }
 
     #[rstest]
     #[case("net.ipv4.ip_forward", Some("net/ipv4/ip_forward"))]

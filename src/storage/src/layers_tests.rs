@@ -312,7 +312,7 @@ fn a_full_disk_is_told_apart() {
         rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
     rustix::mount::mount_change("/", flags).unwrap();
     let dir = tempfile::tempdir().unwrap();
-    sys::mount::tmpfs(dir.path(), 1 << 20, 0o755).unwrap();
+    sys::mount::tmpfs(dir.path(), &sys::mount::Tmpfs::new(1 << 20, 0o755)).unwrap();
     let store = store(&dir);
     let tar = TestTar::new().file("large", &vec![1; 2 << 20]).end();
     let error = store

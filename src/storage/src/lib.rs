@@ -9,6 +9,7 @@
 //! <root>/layers/<hex of chain id>/    a layer
 //! <root>/recipes/<hex of chain id>/   how to write its tar again, bit for bit
 //! <root>/containers/<id>/{upper,work} what a container changed
+//! <root>/containers/<id>/volumes/<n>  volumes that its image declares
 //! <root>/empty/{0,1}                  directories for overlays of fewer layers than the kernel wants
 //! <root>/tmp/                         layers being unpacked, and what is being deleted; emptied at every start
 //! ```
@@ -34,11 +35,13 @@ mod test_tar;
 mod tree;
 mod unpack;
 mod usage;
+mod volume;
 
 pub use compression::Compression;
 pub use error::StorageError;
 pub use layers::{LayerStore, Unpacked};
 pub use limits::{Limit, UnpackLimits};
-pub use rootfs::Rootfs;
+pub use rootfs::{IdShift, Rootfs};
 pub use tarball::TarError;
 pub use usage::Usage;
+pub use volume::{Volume, VolumeOrder};

@@ -7,28 +7,44 @@
 use std::{
     fs::{self, Permissions},
     io,
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    os::{
+        fd::BorrowedFd,
+        unix::fs::{MetadataExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
 };
 
 use state::ChainId;
 use sys::mount::{OverlayMount, UpperDirs};
 
-use crate::{LayerStore, StorageError, Usage, tree, usage};
+use crate::{LayerStore, StorageError, Usage, tree, usage, volume};
 
 /// How many directories below the writable one an overlay takes.
 const MIN_LOWER_READONLY: usize = 2;
+
+/// How the ids of files are to look in a container with a user namespace.
+#[derive(Clone, Copy, Debug)]
+pub struct IdShift<'a> {
+    /// The user namespace, as a file.
+    pub user_namespace: BorrowedFd<'a>,
+    /// An empty directory, on which the store is mounted with its ids mapped as long as the overlay is being made.
+    pub scratch: &'a Path,
+}
 
 /// A way to make root file systems out of layers.
 pub trait Rootfs: Send + Sync {
     /// Mounts the layers (lowest first; there may be none) at the directory `target`, with a writable layer for the
     /// container, or read-only without one: then not even a mount point can be made in it.
+    ///
+    /// With a shift, files of layers belong to the ids that the user namespace maps theirs to. What is written to the
+    /// writable layer has the ids of the node in any case, so such a layer serves that user namespace only.
     fn mount(
         &self,
         container: &str,
         layers: &[ChainId],
         target: &Path,
         readonly: bool,
+        shift: Option<&IdShift<'_>>,
     ) -> Result<(), StorageError>;
 
     /// Unmounts it and deletes the writable layer, in the background. What is not there is fine.
@@ -45,20 +61,62 @@ impl Rootfs for LayerStore {
         layers: &[ChainId],
         target: &Path,
         readonly: bool,
+        shift: Option<&IdShift<'_>>,
     ) -> Result<(), StorageError> {
         let dir = self.container_dir(container)?;
         let lower = self.lower(layers, readonly)?;
-        if readonly {
-            return mount_overlay(container, &lower, None, target);
+        let Some(shift) = shift else {
+            return self.mount_layers(container, &dir, &lower, target, readonly);
+        };
+        let _shown = ShiftedStore::mount(container, self.root(), shift)?;
+        let shifted: Vec<PathBuf> = lower
+            .iter()
+            .map(|dir| {
+                shift
+                    .scratch
+                    .join(dir.strip_prefix(self.root()).unwrap_or(dir))
+            })
+            .collect();
+        self.mount_layers(container, &dir, &shifted, target, readonly)
+    }
+
+    fn unmount(&self, container: &str, target: &Path) -> Result<(), StorageError> {
+        let dir = self.container_dir(container)?;
+        sys::mount::unmount(target).map_err(mounting(container))?;
+        self.inner().trash.put(&dir)
+    }
+
+    fn writable_usage(&self, container: &str) -> Result<Usage, StorageError> {
+        let dir = self.container_dir(container)?;
+        let mut usage = usage::measure(&dir.join("upper"))?;
+        if dir.join(volume::DIRECTORY).is_dir() {
+            usage += usage::measure(&dir.join(volume::DIRECTORY))?;
         }
-        match fs::create_dir(&dir) {
+        Ok(usage)
+    }
+}
+
+impl LayerStore {
+    /// Mounts directories of layers, topmost first.
+    fn mount_layers(
+        &self,
+        container: &str,
+        dir: &Path,
+        lower: &[PathBuf],
+        target: &Path,
+        readonly: bool,
+    ) -> Result<(), StorageError> {
+        if readonly {
+            return mount_overlay(container, lower, None, target);
+        }
+        match fs::create_dir(dir) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 return Err(StorageError::ContainerExists {
                     container: container.to_owned(),
                 });
             }
-            Err(error) => return Err(StorageError::io("create", &dir)(error)),
+            Err(error) => return Err(StorageError::io("create", dir)(error)),
         }
         let (upper, work) = (dir.join("upper"), dir.join("work"));
         let upper_dirs = UpperDirs {
@@ -66,35 +124,20 @@ impl Rootfs for LayerStore {
             work: &work,
         };
         make_upper(upper_dirs, lower.first())
-            .and_then(|()| mount_overlay(container, &lower, Some(upper_dirs), target))
+            .and_then(|()| mount_overlay(container, lower, Some(upper_dirs), target))
             .inspect_err(|_| {
-                if let Err(error) = self.inner().trash.put(&dir) {
+                if let Err(error) = self.inner().trash.put(dir) {
                     tracing::warn!(container, %error, "cannot delete a writable layer");
                 }
             })
     }
 
-    fn unmount(&self, container: &str, target: &Path) -> Result<(), StorageError> {
-        let dir = self.container_dir(container)?;
-        sys::mount::unmount(target).map_err(|source| StorageError::Mount {
-            container: container.to_owned(),
-            source,
-        })?;
-        self.inner().trash.put(&dir)
-    }
-
-    fn writable_usage(&self, container: &str) -> Result<Usage, StorageError> {
-        usage::measure(&self.container_dir(container)?.join("upper"))
-    }
-}
-
-impl LayerStore {
     /// Deletes the writable layers of all containers that are not to be kept, those of a former boot for instance.
     pub fn sweep_containers(&self, keep: impl Fn(&str) -> bool) -> Result<(), StorageError> {
         self.inner().sweep_dir("containers", keep)
     }
 
-    fn container_dir(&self, container: &str) -> Result<PathBuf, StorageError> {
+    pub(crate) fn container_dir(&self, container: &str) -> Result<PathBuf, StorageError> {
         // Ids are made by the engine; still no text of any origin leads out of here.
         let sound = !container.is_empty()
             && container.len() <= 128
@@ -125,6 +168,39 @@ impl LayerStore {
     }
 }
 
+/// The store as a user namespace sees it, for as long as this lives. An overlay keeps its layers' mounts by itself.
+struct ShiftedStore<'a>(&'a Path);
+
+impl<'a> ShiftedStore<'a> {
+    fn mount(container: &str, root: &Path, shift: &IdShift<'a>) -> Result<Self, StorageError> {
+        // Read-only: whoever finds this mount after a crash, and even deletes what is in it, does no harm.
+        let how = sys::idmap::Copying {
+            readonly: true,
+            recursive: false,
+            private: true,
+        };
+        sys::idmap::hold(root)
+            .and_then(|root| sys::idmap::bind(root, shift.user_namespace, shift.scratch, how))
+            .map_err(mounting(container))?;
+        Ok(Self(shift.scratch))
+    }
+}
+
+impl Drop for ShiftedStore<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = sys::mount::unmount(self.0) {
+            tracing::warn!(path = %self.0.display(), %error, "a mount of the store is left over");
+        }
+    }
+}
+
+fn mounting(container: &str) -> impl FnOnce(sys::SysError) -> StorageError {
+    move |source| StorageError::Mount {
+        container: container.to_owned(),
+        source,
+    }
+}
+
 fn mount_overlay(
     container: &str,
     lower: &[PathBuf],
@@ -138,10 +214,7 @@ fn mount_overlay(
         volatile: true,
         readonly: upper.is_none(),
     })
-    .map_err(|source| StorageError::Mount {
-        container: container.to_owned(),
-        source,
-    })
+    .map_err(mounting(container))
 }
 
 /// Makes the two directories of the writable side. The upper one is what the container sees as its root directory, so it

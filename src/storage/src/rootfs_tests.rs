@@ -88,7 +88,10 @@ fn layers_upon_each_other() {
     let fixture = Fixture::new();
     let layers = fixture.layers(&tars());
     let target = fixture.target();
-    fixture.store.mount("c1", &layers, &target, false).unwrap();
+    fixture
+        .store
+        .mount("c1", &layers, &target, false, None)
+        .unwrap();
     assert_eq!(fixture.names("target"), ["base", "dir", "over"]);
     assert_eq!(fixture.names("target/dir"), ["new"]);
     assert_eq!(fs::read_to_string(target.join("over")).unwrap(), "2");
@@ -107,12 +110,15 @@ fn layers_upon_each_other() {
     // A second container of the same image does not see that.
     let other = fixture.dir.path().join("other");
     fs::create_dir(&other).unwrap();
-    fixture.store.mount("c2", &layers, &other, false).unwrap();
+    fixture
+        .store
+        .mount("c2", &layers, &other, false, None)
+        .unwrap();
     assert!(other.join("base").exists() && !other.join("new").exists());
 
     let error = fixture
         .store
-        .mount("c1", &layers, &target, false)
+        .mount("c1", &layers, &target, false, None)
         .unwrap_err();
     assert!(
         matches!(error, StorageError::ContainerExists { .. }),
@@ -141,7 +147,7 @@ fn few_layers_and_none() {
     ] {
         fixture
             .store
-            .mount("c1", layers, &target, readonly)
+            .mount("c1", layers, &target, readonly, None)
             .unwrap();
         assert_eq!(target.join("base").exists(), file);
         assert_eq!(fs::write(target.join("x"), "").is_err(), readonly);
@@ -165,7 +171,7 @@ fn an_opaque_root_hides_what_is_below() {
     for readonly in [true, false] {
         fixture
             .store
-            .mount("c1", &layers, &target, readonly)
+            .mount("c1", &layers, &target, readonly, None)
             .unwrap();
         assert_eq!(fixture.names("target"), ["only"]);
         fixture.store.unmount("c1", &target).unwrap();
@@ -180,7 +186,10 @@ fn a_hundred_layers() {
         .collect();
     let layers = fixture.layers(&tars);
     let target = fixture.target();
-    fixture.store.mount("c1", &layers, &target, false).unwrap();
+    fixture
+        .store
+        .mount("c1", &layers, &target, false, None)
+        .unwrap();
     assert_eq!(fixture.names("target").len(), 100);
     fs::write(target.join("new"), "").unwrap();
     fixture.store.unmount("c1", &target).unwrap();
@@ -193,13 +202,13 @@ fn a_failed_mount_leaves_nothing() {
     let nowhere = fixture.dir.path().join("nowhere");
     let error = fixture
         .store
-        .mount("c1", &layers, &nowhere, false)
+        .mount("c1", &layers, &nowhere, false, None)
         .unwrap_err();
     assert!(matches!(error, StorageError::Mount { .. }), "{error}");
     let missing = ChainId::from(state::Digest::sha256_of(b"missing"));
     let error = fixture
         .store
-        .mount("c1", &[missing], &fixture.target(), false)
+        .mount("c1", &[missing], &fixture.target(), false, None)
         .unwrap_err();
     assert!(matches!(error, StorageError::NoSuchLayer { .. }), "{error}");
     assert!(fixture.names("store/containers").is_empty());
@@ -212,7 +221,7 @@ fn ids_lead_nowhere() {
     let target = fixture.target();
     for id in ["", ".", "..", "a/b", "../layers", "a\0b", &"a".repeat(129)] {
         for result in [
-            fixture.store.mount(id, &[], &target, false),
+            fixture.store.mount(id, &[], &target, false, None),
             fixture.store.unmount(id, &target),
             fixture.store.writable_usage(id).map(drop),
         ] {
@@ -242,4 +251,53 @@ fn a_sweep_spares_those_to_keep() {
     assert_eq!(fixture.names("store/containers"), ["keep"]);
     fixture.store.settle();
     assert!(fixture.names("store/tmp").is_empty());
+}
+
+#[test]
+fn in_a_user_namespace_files_belong_to_its_ids() {
+    use std::os::{fd::AsFd, unix::fs::MetadataExt};
+
+    let fixture = Fixture::new();
+    let layers = fixture.layers(&[TestTar::new()
+        .owned_dir("./", (0, 0), 0o711)
+        .owned_dir("home/", (1000, 1001), 0o755)
+        .file("base", b"base")
+        .end()]);
+    let range = sys::idmap::IdRange {
+        inside: 0,
+        outside: 400_000,
+        length: 65_536,
+    };
+    let namespace = sys::idmap::user_namespace(&[range], &[range]).unwrap();
+    let scratch = fixture.dir.path().join("scratch");
+    fs::create_dir(&scratch).unwrap();
+    let shift = IdShift {
+        user_namespace: namespace.as_fd(),
+        scratch: &scratch,
+    };
+    let target = fixture.target();
+    let mounted = fixture
+        .store
+        .mount("c1", &layers, &target, false, Some(&shift));
+    mounted.unwrap();
+    assert!(!sys::mount::is_mount_point(&scratch).unwrap());
+    let owner = |name: &str| {
+        let found = fs::metadata(target.join(name)).unwrap();
+        (found.uid(), found.gid())
+    };
+    assert_eq!(owner(""), (400_000, 400_000));
+    assert_eq!(owner("home"), (401_000, 401_001));
+    assert_eq!(owner("base"), (400_000, 400_000));
+    // Copied up on a write, it stays whose it is.
+    fs::write(target.join("base"), "changed").unwrap();
+    assert_eq!(owner("base"), (400_000, 400_000));
+    let upper = fixture.dir.path().join("store/containers/c1/upper/base");
+    assert_eq!(fs::metadata(upper).unwrap().uid(), 400_000);
+    fixture.store.unmount("c1", &target).unwrap();
+
+    // Read-only too, and with nothing at all in it.
+    let mounted = fixture.store.mount("c2", &[], &target, true, Some(&shift));
+    mounted.unwrap();
+    assert_eq!(owner(""), (400_000, 400_000));
+    sys::mount::unmount(&target).unwrap();
 }

@@ -2,12 +2,15 @@
 //! namespaces, facts about the kernel and its file systems.
 //!
 //! All functions block. Those of [`mount`], [`fs`] and [`root`] touch file systems that may hang (a dead NFS server), so an
-//! async caller runs them on a thread for blocking work. Nothing here keeps state, and nothing logs.
+//! async caller runs them on a thread for blocking work; [`host_path`] never hangs. Nothing here keeps state but the count
+//! of children that [`host_path`] could not end, and nothing logs.
 
 pub mod cgroup;
 pub mod cgroup_files;
 mod error;
 pub mod fs;
+pub mod host_path;
+pub mod idmap;
 pub mod kernel;
 pub mod memory;
 pub mod mount;

@@ -228,10 +228,44 @@ pub fn bind(source: &Path, target: &Path, readonly: bool) -> Result<(), SysError
     Ok(())
 }
 
-/// Mounts an empty tmpfs of at most `size_bytes` whose top directory has the permission bits `mode`; nothing in it can be
-/// a device, be executed or be setuid.
-pub fn tmpfs(target: &Path, size_bytes: u64, mode: u32) -> Result<(), SysError> {
-    let options = format!("size={size_bytes},mode={mode:o}");
+/// An empty tmpfs.
+#[derive(Clone, Copy, Debug)]
+pub struct Tmpfs {
+    /// The most that its files take together.
+    pub size_bytes: u64,
+    /// The most files and directories in it, the top directory among them; `None` for as many as fit.
+    pub max_inodes: Option<u32>,
+    /// Permission bits of the top directory.
+    pub mode: u32,
+    /// Owner of the top directory.
+    pub uid: u32,
+    /// Group of the top directory.
+    pub gid: u32,
+}
+
+impl Tmpfs {
+    /// One that belongs to root.
+    pub fn new(size_bytes: u64, mode: u32) -> Self {
+        Self {
+            size_bytes,
+            max_inodes: None,
+            mode,
+            uid: 0,
+            gid: 0,
+        }
+    }
+}
+
+/// Mounts an empty tmpfs; nothing in it can be a device, be executed or be setuid.
+pub fn tmpfs(target: &Path, tmpfs: &Tmpfs) -> Result<(), SysError> {
+    let mut options = format!(
+        "size={},mode={:o},uid={},gid={}",
+        tmpfs.size_bytes, tmpfs.mode, tmpfs.uid, tmpfs.gid
+    );
+    if let Some(max_inodes) = tmpfs.max_inodes {
+        options.push_str(",nr_inodes=");
+        options.push_str(&max_inodes.to_string());
+    }
     let options = CString::new(options).map_err(|error| SysError::Path {
         doing: "mount a tmpfs on",
         path: target.to_owned(),

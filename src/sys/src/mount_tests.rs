@@ -179,7 +179,7 @@ fn a_tmpfs_is_small_and_harmless() {
     let root = private_dir();
     let target = root.path().join("shm");
     fs::create_dir(&target).unwrap();
-    tmpfs(&target, 1 << 20, 0o1777).unwrap();
+    tmpfs(&target, &Tmpfs::new(1 << 20, 0o1777)).unwrap();
     let mode =
         std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&target).unwrap().permissions());
     assert_eq!(mode & 0o7777, 0o1777);

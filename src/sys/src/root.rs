@@ -8,11 +8,11 @@ use std::{
     fs::File,
     io::{self, Read},
     os::fd::{AsRawFd, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use rustix::{
-    fs::{CWD, FileType, Mode, OFlags, ResolveFlags},
+    fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid},
     io::Errno,
 };
 
@@ -77,10 +77,11 @@ pub fn read_file(
     Ok(Some(bytes))
 }
 
-/// Makes a directory and those above it, each with mode 0755 and owned by root. Whatever directory is there is left as it is.
+/// Makes a directory and those above it, each with mode 0755 and of the given user and group. Whatever directory is there is
+/// left as it is.
 ///
 /// `path_inside` may be absolute; it starts at the root either way. Links on the way are followed inside the root.
-pub fn make_dir(root: &Path, path_inside: &Path) -> Result<(), SysError> {
+pub fn make_dir(root: &Path, path_inside: &Path, owner: (u32, u32)) -> Result<(), SysError> {
     let failed = |errno: Errno| SysError::Path {
         doing: "make the directory",
         path: root.join(path_inside.strip_prefix("/").unwrap_or(path_inside)),
@@ -92,7 +93,7 @@ pub fn make_dir(root: &Path, path_inside: &Path) -> Result<(), SysError> {
         Mode::empty(),
     )
     .map_err(SysError::path("open the root", root))?;
-    let mut walked = std::path::PathBuf::new();
+    let mut walked = PathBuf::new();
     let mut parent = lookup(&root_fd, Path::new(".")).map_err(failed)?;
     for part in path_inside.components() {
         let std::path::Component::Normal(name) = part else {
@@ -104,6 +105,11 @@ pub fn make_dir(root: &Path, path_inside: &Path) -> Result<(), SysError> {
         };
         walked.push(name);
         match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
+            Ok(()) if owner != (0, 0) => {
+                let (uid, gid) = (Uid::from_raw(owner.0), Gid::from_raw(owner.1));
+                let flags = AtFlags::SYMLINK_NOFOLLOW;
+                rustix::fs::chownat(&parent, name, Some(uid), Some(gid), flags).map_err(failed)?;
+            }
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(failed(errno)),
         }
@@ -115,6 +121,64 @@ pub fn make_dir(root: &Path, path_inside: &Path) -> Result<(), SysError> {
         }
     }
     Ok(())
+}
+
+/// What a path inside a root names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Located {
+    /// Where it is, free of symbolic links and inside the root, as long as nobody changes the root.
+    pub path: PathBuf,
+    /// The same, relative to the root.
+    pub inside: PathBuf,
+    /// What it is.
+    pub kind: FileKind,
+}
+
+/// What a file is, as far as it matters for mounting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the kernel's own words")]
+pub enum FileKind {
+    Directory,
+    Regular,
+    /// A device, a pipe or a socket.
+    Special,
+}
+
+/// Finds what `path_inside` names, following links inside the root; `None` if there is nothing.
+///
+/// `path_inside` may be absolute; it starts at the root either way.
+pub fn locate(root: &Path, path_inside: &Path) -> Result<Option<Located>, SysError> {
+    let failed = |errno: Errno| SysError::Path {
+        doing: "find",
+        path: root.join(path_inside.strip_prefix("/").unwrap_or(path_inside)),
+        source: errno.into(),
+    };
+    let root_fd = rustix::fs::open(
+        root,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(SysError::path("open the root", root))?;
+    let found = match lookup(&root_fd, path_inside) {
+        Ok(found) => found,
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    let kind = match FileType::from_raw_mode(rustix::fs::fstat(&found).map_err(failed)?.st_mode) {
+        FileType::Directory => FileKind::Directory,
+        FileType::RegularFile => FileKind::Regular,
+        _ => FileKind::Special,
+    };
+    let whereabouts = |fd: &OwnedFd| {
+        std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+            .map_err(SysError::path("find", root.join(path_inside)))
+    };
+    let path = whereabouts(&found)?;
+    let inside = path
+        .strip_prefix(whereabouts(&root_fd)?)
+        .map_err(|_outside| failed(Errno::XDEV))?
+        .to_owned();
+    Ok(Some(Located { path, inside, kind }))
 }
 
 /// Finds what `path` names inside the root, without opening it.
@@ -142,19 +206,30 @@ mod tests {
     fn directories_are_made_inside_the_root_whatever_links_say() {
         let dir = root();
         let root = dir.path().join("root");
-        make_dir(&root, Path::new("/var/lib/data")).unwrap();
+        make_dir(&root, Path::new("/var/lib/data"), (0, 0)).unwrap();
         assert!(root.join("var/lib/data").is_dir());
-        make_dir(&root, Path::new("var/lib/data")).unwrap();
+        make_dir(&root, Path::new("var/cache/x"), (5, 6)).unwrap();
+        for (made, owner) in [
+            ("var", (0, 0)),
+            ("var/cache", (5, 6)),
+            ("var/cache/x", (5, 6)),
+        ] {
+            use std::os::unix::fs::MetadataExt;
+
+            let found = std::fs::metadata(root.join(made)).unwrap();
+            assert_eq!((found.uid(), found.gid()), owner, "{made}");
+        }
+        make_dir(&root, Path::new("var/lib/data"), (0, 0)).unwrap();
         std::fs::create_dir(root.join("real")).unwrap();
         symlink("/real", root.join("linked")).unwrap();
-        make_dir(&root, Path::new("/linked/inside")).unwrap();
+        make_dir(&root, Path::new("/linked/inside"), (0, 0)).unwrap();
         assert!(root.join("real/inside").is_dir());
         symlink("../..", root.join("escape")).unwrap();
-        make_dir(&root, Path::new("/escape/made")).unwrap();
+        make_dir(&root, Path::new("/escape/made"), (0, 0)).unwrap();
         assert!(root.join("made").is_dir());
         assert!(!dir.path().join("made").exists());
-        assert!(make_dir(&root, Path::new("/../made")).is_err());
-        assert!(make_dir(&root, Path::new("/etc/passwd/made")).is_err());
+        assert!(make_dir(&root, Path::new("/../made"), (0, 0)).is_err());
+        assert!(make_dir(&root, Path::new("/etc/passwd/made"), (0, 0)).is_err());
     }
 
     fn root() -> tempfile::TempDir {
@@ -208,6 +283,31 @@ mod tests {
                 "{nothing}"
             );
         }
+    }
+
+    #[test]
+    fn what_a_path_names_is_found_inside_the_root() {
+        let dir = root();
+        let root = dir.path().canonicalize().unwrap().join("root");
+        for (path, inside, kind) in [
+            ("etc", "etc", FileKind::Directory),
+            ("/", "", FileKind::Directory),
+            ("", "", FileKind::Directory),
+            ("../..", "", FileKind::Directory),
+            ("etc/sub/up", "etc/passwd", FileKind::Regular),
+            ("absolute", "etc/passwd", FileKind::Regular),
+            ("pipe", "pipe", FileKind::Special),
+        ] {
+            let path_inside = if path.is_empty() { "." } else { path };
+            let found = locate(&root, Path::new(path_inside)).unwrap().unwrap();
+            assert_eq!(found.inside, Path::new(inside), "{path}");
+            assert_eq!(found.path, root.join(inside), "{path}");
+            assert_eq!(found.kind, kind, "{path}");
+        }
+        for nothing in ["out", "../secret", "nowhere", "etc/passwd/x"] {
+            assert_eq!(locate(&root, Path::new(nothing)).unwrap(), None);
+        }
+        assert!(locate(&root, Path::new("loop")).is_err());
     }
 
     #[test]

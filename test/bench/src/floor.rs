@@ -218,7 +218,7 @@ fn pod_files(dir: &Path) -> Result<()> {
     make_dirs(&shm)?;
     fs::copy("/etc/resolv.conf", dir.join("resolv.conf")).context("copying resolv.conf")?;
     fs::write(dir.join("hostname"), "bench\n").context("writing hostname")?;
-    sys::mount::tmpfs(&shm, 64 << 20, 0o1777)?;
+    sys::mount::tmpfs(&shm, &sys::mount::Tmpfs::new(64 << 20, 0o1777))?;
     Ok(())
 }
 

@@ -10,7 +10,12 @@ use crate::{
     with_each_runtime,
 };
 
-with_each_runtime!(made_and_pinned, undone_on_failure, used_by_a_container);
+with_each_runtime!(
+    made_and_pinned,
+    made_in_a_user_namespace,
+    undone_on_failure,
+    used_by_a_container
+);
 
 fn request(pod: &Pod) -> NamespaceRequest {
     NamespaceRequest {
@@ -27,6 +32,7 @@ fn request(pod: &Pod) -> NamespaceRequest {
             ("kernel.sem".to_owned(), "100 2000 10 20".to_owned()),
             ("fs.mqueue.msg_max".to_owned(), "7".to_owned()),
         ],
+        user: None,
     }
 }
 
@@ -57,6 +63,64 @@ fn node() -> Vec<String> {
         "/proc/sys/net/ipv4/ip_unprivileged_port_start",
     ];
     files.map(read).to_vec()
+}
+
+/// The user namespace that another namespace belongs to, by device and inode.
+fn owner(pin: std::path::PathBuf) -> (u64, u64) {
+    let file = fs::File::open(pin).unwrap();
+    // NS_GET_USERNS of ioctl_ns(2).
+    // SAFETY: the descriptor is open, and the call reads no memory.
+    let fd = unsafe { libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&file), 0xb701) };
+    assert!(fd >= 0);
+    // SAFETY: the call made the descriptor for us.
+    let owner: fs::File = unsafe { std::os::fd::FromRawFd::from_raw_fd(fd) };
+    let found = owner.metadata().unwrap();
+    (found.dev(), found.ino())
+}
+
+async fn made_in_a_user_namespace(pod: &Pod) {
+    let before = node();
+    let user = runtime::UserNamespaceRequest {
+        pin: pod.path("ns/user"),
+        uids: vec![(0, 300_000, 65_536)],
+        gids: vec![(0, 400_000, 65_536)],
+    };
+    let asked = NamespaceRequest {
+        user: Some(user.clone()),
+        ..request(pod)
+    };
+    pod.monitor.open_namespaces(&asked).await.unwrap();
+    assert_eq!(node(), before);
+    let pinned = fs::metadata(pod.path("ns/user")).unwrap();
+    for pin in ["netns/pod", "ns/ipc", "ns/uts"] {
+        let owner = owner(pod.path(pin));
+        assert_eq!(owner, (pinned.dev(), pinned.ino()), "{pin}");
+    }
+    assert_eq!(
+        within(pod.path("ns/uts"), || read("/proc/sys/kernel/hostname")),
+        "pod-host"
+    );
+    let port = within(pod.path("netns/pod"), || {
+        assert!(std::net::TcpListener::bind("127.0.0.1:1").is_ok());
+        read("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+    });
+    assert_eq!(port, "1");
+    // No child is left, and the monitor still answers.
+    assert!(pod.monitor.state().await.unwrap().is_empty());
+
+    // Maps that the kernel does not take leave nothing.
+    let impossible = NamespaceRequest {
+        network: Some(pod.path("netns/other")),
+        user: Some(runtime::UserNamespaceRequest {
+            pin: pod.path("ns/other"),
+            uids: vec![(0, u32::MAX, 2)],
+            ..user
+        }),
+        ..NamespaceRequest::default()
+    };
+    let error = pod.monitor.open_namespaces(&impossible).await.unwrap_err();
+    assert!(error.to_string().contains("uid_map"), "{error}");
+    assert!(!pod.path("ns/other").exists() && !pod.path("netns/other").exists());
 }
 
 async fn made_and_pinned(pod: &Pod) {

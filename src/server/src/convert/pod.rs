@@ -26,12 +26,6 @@ pub(crate) fn pod_config(given: Option<cri::PodSandboxConfig>) -> Result<PodConf
         Some(given) => pod_security(security_at, given)?,
         None => PodSecurity::default(),
     };
-    if security.namespaces.user.is_some() {
-        return Err(security_at
-            .field("namespace_options")
-            .field("userns_options")
-            .unsupported("pods with user namespaces are not supported yet"));
-    }
     let sysctls_at = linux_at.field("sysctls");
     for (name, value) in &linux.sysctls {
         present(sysctls_at, name)?;

@@ -1,0 +1,434 @@
+//! A container's file system: its root, the volumes that its image declares, images mounted as volumes, and volumes whose
+//! ids are mapped.
+//!
+//! All of it stands in the container's bundle and below its directory in the store, and [`take_apart`] takes it away however
+//! far its making came. `create_container` and `teardown` call.
+
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use image::{Image, ImageLease};
+use rustix::{
+    fs::{AtFlags, FileType, StatxFlags},
+    io::Errno,
+};
+use spec::model::{ContainerConfig, Mount, Propagation, UserNamespace};
+use state::{ChainId, ContainerId};
+use storage::{IdShift, LayerStore, Rootfs, VolumeOrder};
+use sys::{SysError, idmap::Copying, root::FileKind};
+
+use crate::{
+    error::{EngineError, ImageVolumeFault},
+    host_files::HostVolume,
+    node::Node,
+    paths::Paths,
+    pod_files,
+    teardown::{joined, remove_tree},
+    user_namespace,
+    world::Pod,
+};
+
+/// Largest `/etc/passwd` or `/etc/group` of an image that is read. Real ones have kilobytes.
+const ACCOUNT_FILE_MAX_BYTES: usize = 1 << 20;
+
+/// Below these an image declares no volumes: what is there is not files.
+const NOT_FOR_VOLUMES: [&str; 3] = ["/proc", "/sys", "/dev"];
+
+/// The images of a container.
+#[derive(Debug)]
+pub(crate) struct Images {
+    /// The one that it runs.
+    pub(crate) own: Arc<Image>,
+    /// Those of its image volumes, by the volume's place in the request.
+    pub(crate) volumes: Vec<Option<Arc<Image>>>,
+}
+
+impl Images {
+    /// Layers of image volumes.
+    pub(crate) fn volume_layers(&self) -> Vec<ChainId> {
+        let mut layers: Vec<_> = self
+            .volumes
+            .iter()
+            .flatten()
+            .flat_map(|image| image.layers.iter().cloned())
+            .collect();
+        layers.sort();
+        layers.dedup();
+        layers
+    }
+}
+
+/// What has been made.
+#[derive(Debug)]
+pub(crate) struct Filesystem {
+    /// The image's `/etc/passwd`.
+    pub(crate) passwd: Option<Vec<u8>>,
+    /// The image's `/etc/group`.
+    pub(crate) group: Option<Vec<u8>>,
+    /// Volumes with every host path filled: those that the image declares, then those of the request.
+    pub(crate) mounts: Vec<Mount>,
+}
+
+/// Everything that making one takes, for a thread that may block.
+struct Order {
+    store: LayerStore,
+    id: ContainerId,
+    rootfs: PathBuf,
+    bundle: PathBuf,
+    volumes: PathBuf,
+    layers: Vec<ChainId>,
+    declared: Vec<String>,
+    host: Vec<HostVolume>,
+    images: Vec<Option<Arc<Image>>>,
+    log_directory: Option<PathBuf>,
+    user: Option<(PathBuf, UserNamespace)>,
+    owner: (u32, u32),
+    /// The server makes idmapped mounts, because the runtime does not.
+    maps_ids: bool,
+    stop: Arc<AtomicBool>,
+}
+
+/// Ends what goes on in a blocking thread when nobody waits for it any more.
+struct StopOnDrop(Arc<AtomicBool>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Node {
+    /// The images that a container needs, and what keeps their layers on the node.
+    pub(crate) fn container_images(
+        &self,
+        config: &ContainerConfig,
+    ) -> Result<(Images, ImageLease), EngineError> {
+        let missing = || EngineError::ImageNotFound(config.image.image.clone());
+        let own = self.images.get(&config.image.image).ok_or_else(missing)?;
+        let mut volumes = Vec::with_capacity(config.mounts.len());
+        for mount in &config.mounts {
+            let image = match &mount.image {
+                Some(asked) => {
+                    let found = self.images.get(&asked.image);
+                    let fault = || {
+                        let image = asked.image.clone();
+                        image_volume(mount, ImageVolumeFault::NoImage { image })
+                    };
+                    Some(found.ok_or_else(fault)?)
+                }
+                None => None,
+            };
+            volumes.push(image);
+        }
+        let mut layers = own.layers.clone();
+        for image in volumes.iter().flatten() {
+            layers.extend(image.layers.iter().cloned());
+        }
+        layers.sort();
+        layers.dedup();
+        let lease = self.images.lease_layers(&layers).ok_or_else(missing)?;
+        Ok((Images { own, volumes }, lease))
+    }
+
+    /// Make a container's file system. What is left of it after an error, [`take_apart`] finds.
+    pub(crate) async fn make_filesystem(
+        &self,
+        pod: &Pod,
+        id: &ContainerId,
+        images: &Images,
+        host: Vec<HostVolume>,
+        log_directory: Option<PathBuf>,
+        maps_ids: bool,
+    ) -> Result<Filesystem, EngineError> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let _when_given_up = StopOnDrop(Arc::clone(&stop));
+        let user = &pod.config.security.namespaces.user;
+        let order = Order {
+            store: self.store.clone(),
+            id: id.clone(),
+            rootfs: self.paths.rootfs(id),
+            bundle: self.paths.bundle(id),
+            volumes: self.paths.volumes(id),
+            layers: images.own.layers.clone(),
+            declared: images.own.config.volumes.clone(),
+            host,
+            images: images.volumes.clone(),
+            log_directory,
+            user: user
+                .clone()
+                .map(|user| (self.paths.namespace(&pod.id, "user"), user)),
+            owner: user_namespace::root(&pod.config),
+            maps_ids,
+            stop,
+        };
+        joined(tokio::task::spawn_blocking(move || make(order)).await)
+    }
+}
+
+fn make(mut order: Order) -> Result<Filesystem, EngineError> {
+    pod_files::make_dir(&order.rootfs)?;
+    let namespace = match &order.user {
+        Some((pin, _)) => Some(sys::idmap::open_user_namespace(pin)?),
+        None => None,
+    };
+    let scratch = order.bundle.join("layers");
+    let shift = match &namespace {
+        Some(namespace) => {
+            pod_files::make_dir(&scratch)?;
+            Some(IdShift {
+                user_namespace: namespace.as_fd(),
+                scratch: &scratch,
+            })
+        }
+        None => None,
+    };
+    let (id, rootfs) = (order.id.as_str(), order.rootfs.as_path());
+    Rootfs::mount(
+        &order.store,
+        id,
+        &order.layers,
+        rootfs,
+        false,
+        shift.as_ref(),
+    )?;
+    if let Some(directory) = &order.log_directory {
+        std::fs::create_dir_all(directory).map_err(|source| EngineError::Io {
+            action: "make the log directory",
+            path: directory.clone(),
+            source,
+        })?;
+    }
+    let read = |name: &str| sys::root::read_file(rootfs, name.as_ref(), ACCOUNT_FILE_MAX_BYTES);
+    let (passwd, group) = (read("etc/passwd")?, read("etc/group")?);
+    let mut mounts = declared_volumes(&order)?;
+    let host = std::mem::take(&mut order.host);
+    for (index, volume) in host.into_iter().enumerate() {
+        let HostVolume { mount, held } = volume;
+        let at = order.volumes.join(index.to_string());
+        let mount = match (order.images.get(index), held) {
+            (Some(Some(image)), _) => image_mount(&order, mount, image, &at, shift.as_ref())?,
+            (_, Some(held)) if order.maps_ids && !mount.uid_mappings.is_empty() => {
+                mapped_mount(&order, mount, &held, namespace.as_ref(), &at)?
+            }
+            _ => mount,
+        };
+        mounts.push(mount);
+    }
+    Ok(Filesystem {
+        passwd,
+        group,
+        mounts,
+    })
+}
+
+/// The volumes that the image declares, but those that a volume of the client takes the place of.
+fn declared_volumes(order: &Order) -> Result<Vec<Mount>, EngineError> {
+    let clients: Vec<&Path> = order
+        .host
+        .iter()
+        .map(|volume| Path::new(&volume.mount.container_path))
+        .collect();
+    let mut mounts = Vec::new();
+    for (index, declared) in order.declared.iter().enumerate() {
+        let declared = Path::new(declared);
+        if is_taken(declared, &clients) {
+            continue;
+        }
+        let made = order.store.make_volume(&VolumeOrder {
+            container: order.id.as_str(),
+            index,
+            root: &order.rootfs,
+            declared,
+            owner: order.owner,
+            stop: &order.stop,
+        })?;
+        // Where links lead, others of the reasons may hold.
+        if let Some(volume) = made.filter(|made| !is_taken(&made.container_path, &clients)) {
+            mounts.push(Mount {
+                container_path: volume.container_path.to_string_lossy().into_owned(),
+                host_path: volume.directory.to_string_lossy().into_owned(),
+                ..Mount::default()
+            });
+        }
+    }
+    Ok(mounts)
+}
+
+/// Whether there can be no volume of the image at this path: the client's own covers it, or it is no place for files.
+fn is_taken(path: &Path, clients: &[&Path]) -> bool {
+    path.parent().is_none()
+        || NOT_FOR_VOLUMES.iter().any(|place| path.starts_with(place))
+        || clients.iter().any(|client| path.starts_with(client))
+}
+
+/// An image as a volume: its layers, read-only, or what is below a path inside.
+fn image_mount(
+    order: &Order,
+    mut mount: Mount,
+    image: &Image,
+    at: &Path,
+    shift: Option<&IdShift<'_>>,
+) -> Result<Mount, EngineError> {
+    pod_files::make_dir(at)?;
+    let id = order.id.as_str();
+    Rootfs::mount(&order.store, id, &image.layers, at, true, shift).map_err(|source| {
+        let fault = ImageVolumeFault::Mount(source);
+        image_volume(&mount, fault)
+    })?;
+    let sub_path = mount.image_sub_path.as_str();
+    let inside = if sub_path.is_empty() { "." } else { sub_path };
+    let found = sys::root::locate(at, Path::new(inside))
+        .map_err(|source| image_volume(&mount, ImageVolumeFault::Look(source)))?;
+    let image = image.id.to_string();
+    match found {
+        Some(found) if found.kind != FileKind::Special => {
+            mount.host_path = found.path.to_string_lossy().into_owned();
+        }
+        found => {
+            let sub_path = sub_path.to_owned();
+            let fault = match found {
+                None => ImageVolumeFault::NoSubPath { image, sub_path },
+                Some(_) => ImageVolumeFault::Special { image, sub_path },
+            };
+            return Err(image_volume(&mount, fault));
+        }
+    }
+    // Its layers are shown with the pod's ids already.
+    mount.uid_mappings.clear();
+    mount.gid_mappings.clear();
+    // Whoever made the image is nobody to give out devices or rights here; programs of it may be run.
+    for option in ["nodev", "nosuid"] {
+        if !mount.options.iter().any(|given| given == option) {
+            mount.options.push(option.to_owned());
+        }
+    }
+    Ok(mount)
+}
+
+fn image_volume(mount: &Mount, fault: ImageVolumeFault) -> EngineError {
+    EngineError::ImageVolume {
+        container_path: mount.container_path.clone(),
+        fault,
+    }
+}
+
+/// A volume with mapped ids, mounted at `at` for the runtime to find.
+fn mapped_mount(
+    order: &Order,
+    mut mount: Mount,
+    held: &OwnedFd,
+    pods: Option<&OwnedFd>,
+    at: &Path,
+) -> Result<Mount, EngineError> {
+    let is_pods = order.user.as_ref().is_some_and(|(_, user)| {
+        user.uids == mount.uid_mappings && user.gids == mount.gid_mappings
+    });
+    let made;
+    let namespace = match pods {
+        Some(pods) if is_pods => pods,
+        _ => {
+            made = sys::idmap::user_namespace(
+                &user_namespace::ranges(&mount.uid_mappings),
+                &user_namespace::ranges(&mount.gid_mappings),
+            )?;
+            &made
+        }
+    };
+    // What the kernel knows of it by heart: the volume may be on a file server.
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let stat = rustix::fs::statx(held, "", flags, StatxFlags::TYPE)
+        .map_err(|error| unmappable(&mount, error.into()))?;
+    if FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Directory {
+        pod_files::make_dir(at)?;
+    } else {
+        if let Some(parent) = at.parent() {
+            pod_files::make_dir(parent)?;
+        }
+        pod_files::write_file(at, b"")?;
+    }
+    let how = Copying {
+        readonly: mount.readonly,
+        recursive: true,
+        private: mount.propagation == Propagation::Private,
+    };
+    sys::idmap::bind(held, namespace, at, how).map_err(|error| match error {
+        SysError::Path { source, .. } => unmappable(&mount, source),
+        error => error.into(),
+    })?;
+    mount.host_path = at.to_string_lossy().into_owned();
+    // Done.
+    mount.uid_mappings.clear();
+    mount.gid_mappings.clear();
+    Ok(mount)
+}
+
+/// The kernel's way of saying that a file system cannot do it is `EINVAL`.
+fn unmappable(mount: &Mount, source: io::Error) -> EngineError {
+    let unable = [Errno::INVAL, Errno::OPNOTSUPP, Errno::NOSYS];
+    if unable
+        .iter()
+        .any(|errno| source.raw_os_error() == Some(errno.raw_os_error()))
+    {
+        return EngineError::CannotMapIds {
+            path: PathBuf::from(&mount.host_path),
+            source,
+        };
+    }
+    EngineError::Io {
+        action: "map the ids of the volume",
+        path: PathBuf::from(&mount.host_path),
+        source,
+    }
+}
+
+/// Take a container's file system away, with its bundle. Parts that are not there are fine.
+pub(crate) fn take_apart(
+    store: &LayerStore,
+    paths: &Paths,
+    id: &ContainerId,
+) -> Result<(), EngineError> {
+    let bundle = paths.bundle(id);
+    // A mount that is left would have what is in it deleted with the bundle.
+    sys::mount::unmount(&bundle.join("layers"))?;
+    if let Ok(entries) = std::fs::read_dir(paths.volumes(id)) {
+        for entry in entries {
+            let entry = entry.map_err(|source| EngineError::Io {
+                action: "list",
+                path: paths.volumes(id),
+                source,
+            })?;
+            sys::mount::unmount(&entry.path())?;
+        }
+    }
+    Rootfs::unmount(store, id.as_str(), &paths.rootfs(id))?;
+    remove_tree(&bundle)
+}
+
+#[cfg(test)]
+mod test {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("/data", &[], false)]
+    #[case("/data", &["/data"], true)]
+    #[case("/data/inner", &["/data"], true)]
+    #[case("/data", &["/data/inner", "/dat"], false)]
+    #[case("/", &[], true)]
+    #[case("/proc", &[], true)]
+    #[case("/dev/shm", &[], true)]
+    #[case("/sys/fs", &[], true)]
+    #[case("/device", &[], false)]
+    fn places_for_volumes(#[case] path: &str, #[case] clients: &[&str], #[case] taken: bool) {
+        let clients: Vec<&Path> = clients.iter().map(Path::new).collect();
+        assert_eq!(is_taken(Path::new(path), &clients), taken);
+    }
+}

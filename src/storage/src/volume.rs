@@ -1,0 +1,405 @@
+//! Volumes that an image declares: directories of a container's own, which begin as copies of what the image has there.
+//!
+//! They are directories of the disk, not of the overlay: programs that cannot work on an overlay (another container runtime
+//! for instance) have their images declare a volume, and so does who wants to write although the root is read-only. A volume
+//! goes with its container's writable layer, and is counted with it.
+//!
+//! What is copied is the image's: hostile. It is walked by descriptors, no symbolic link is followed, and it is not deeper or
+//! larger than layers may be.
+
+use std::{
+    collections::HashMap,
+    ffi::{CStr, OsStr},
+    fs::{self, File},
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use rustix::{
+    fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags},
+    io::Errno,
+};
+use sys::root::FileKind;
+
+use crate::{LayerStore, StorageError, UnpackLimits, tree};
+
+/// Name of the directory of a container's volumes, beside its writable layer.
+pub(crate) const DIRECTORY: &str = "volumes";
+
+/// Longest list of attributes' names, and longest value, that the kernel has.
+const XATTR_BYTES: usize = 64 << 10;
+
+/// A volume to be made.
+#[derive(Clone, Copy, Debug)]
+pub struct VolumeOrder<'a> {
+    /// The container, whose root file system is mounted.
+    pub container: &'a str,
+    /// Tells the container's volumes apart.
+    pub index: usize,
+    /// Where the root file system is mounted. Nothing runs in it yet.
+    pub root: &'a Path,
+    /// The path that the image declares.
+    pub declared: &'a Path,
+    /// User and group of directories that the image does not have, as the node sees them.
+    pub owner: (u32, u32),
+    /// Copying ends with an error soon after this is set.
+    pub stop: &'a AtomicBool,
+}
+
+/// A volume, ready to be mounted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Volume {
+    /// The directory with its contents.
+    pub directory: PathBuf,
+    /// Where it belongs: an absolute path in the container's root, free of symbolic links.
+    pub container_path: PathBuf,
+}
+
+impl LayerStore {
+    /// Makes a volume with what the root file system has at the declared path, an empty directory where it has nothing.
+    /// `None` if a file is there, which stays part of the writable layer.
+    pub fn make_volume(&self, order: &VolumeOrder<'_>) -> Result<Option<Volume>, StorageError> {
+        let found = sys::root::make_dir(order.root, order.declared, order.owner)
+            .and_then(|()| sys::root::locate(order.root, order.declared));
+        let source = match found {
+            Ok(Some(source)) if source.kind == FileKind::Directory => source,
+            Ok(_) => return Ok(None),
+            Err(error) => match error.io().map(io::Error::kind) {
+                Some(io::ErrorKind::NotADirectory) => return Ok(None),
+                _ => {
+                    return Err(StorageError::Mount {
+                        container: order.container.to_owned(),
+                        source: error,
+                    });
+                }
+            },
+        };
+        let parent = self.container_dir(order.container)?.join(DIRECTORY);
+        match fs::create_dir(&parent) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(StorageError::io("create", &parent)(error));
+            }
+            _ => {}
+        }
+        let directory = parent.join(order.index.to_string());
+        fs::create_dir(&directory).map_err(StorageError::io("create", &directory))?;
+        copy(&source.path, &directory, order.stop)
+            .map_err(StorageError::io("copy the image's files to", &directory))?;
+        Ok(Some(Volume {
+            directory,
+            container_path: Path::new("/").join(source.inside),
+        }))
+    }
+}
+
+/// Copies what is in a directory, and the directory's own attributes, to an empty one.
+fn copy(from: &Path, to: &Path, stop: &AtomicBool) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let open = |path: &Path| rustix::fs::open(path, flags, Mode::empty());
+    let (source, target) = (open(from)?, open(to)?);
+    let mut copier = Copier {
+        top: target.try_clone()?,
+        names: HashMap::new(),
+        path: PathBuf::new(),
+        stop,
+    };
+    copier.directory(&source, &target, 0)
+}
+
+struct Copier<'a> {
+    /// The directory that everything is copied to.
+    top: OwnedFd,
+    /// Files of several names that were copied: under which name, from `top`.
+    names: HashMap<u64, PathBuf>,
+    /// The directory that is being copied, from `top`.
+    path: PathBuf,
+    stop: &'a AtomicBool,
+}
+
+impl Copier<'_> {
+    fn directory(&mut self, source: &OwnedFd, target: &OwnedFd, depth: usize) -> io::Result<()> {
+        if depth > UnpackLimits::default().depth {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "directories are nested too deep",
+            ));
+        }
+        for entry in Dir::read_from(source)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            let stat = rustix::fs::statat(source, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            self.path.push(OsStr::from_bytes(name.to_bytes()));
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Directory => {
+                    let inner = open_dir(source, name)?;
+                    rustix::fs::mkdirat(target, name, Mode::from_raw_mode(0o700))?;
+                    let made = open_dir(target, name)?;
+                    self.directory(&inner, &made, depth + 1)?;
+                }
+                kind => self.file(source, target, name, &stat, kind)?,
+            }
+            self.path.pop();
+        }
+        // Last: times change with every file that is made, and a directory may be closed to its owner.
+        let stat = rustix::fs::fstat(source)?;
+        copy_xattrs(source, target)?;
+        rustix::fs::fchown(
+            target,
+            Some(Uid::from_raw(stat.st_uid)),
+            Some(Gid::from_raw(stat.st_gid)),
+        )?;
+        rustix::fs::fchmod(target, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
+        rustix::fs::futimens(target, &times(&stat))?;
+        Ok(())
+    }
+
+    fn file(
+        &mut self,
+        source: &OwnedFd,
+        target: &OwnedFd,
+        name: &CStr,
+        stat: &Stat,
+        kind: FileType,
+    ) -> io::Result<()> {
+        if stat.st_nlink > 1 {
+            if let Some(first) = self.names.get(&stat.st_ino) {
+                rustix::fs::linkat(&self.top, first, target, name, AtFlags::empty())?;
+                return Ok(());
+            }
+            self.names.insert(stat.st_ino, self.path.clone());
+        }
+        match kind {
+            FileType::RegularFile => {
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+                let read = rustix::fs::openat(source, name, flags, Mode::empty())?;
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+                let written = rustix::fs::openat(target, name, flags, Mode::from_raw_mode(0o600))?;
+                let (mut read, mut written) = (File::from(read), File::from(written));
+                self.contents(&mut read, &mut written)?;
+                copy_xattrs(&read, &written)?;
+            }
+            FileType::Symlink => {
+                let link = rustix::fs::readlinkat(source, name, Vec::new())?;
+                rustix::fs::symlinkat(link, target, name)?;
+            }
+            kind => {
+                // Devices are as harmless here as in the image's own layer: the container's cgroup says which it may use.
+                rustix::fs::mknodat(target, name, kind, Mode::from_raw_mode(0o600), stat.st_rdev)?;
+            }
+        }
+        // Owner before permissions: changing the owner takes setuid and setgid away.
+        rustix::fs::chownat(
+            target,
+            name,
+            Some(Uid::from_raw(stat.st_uid)),
+            Some(Gid::from_raw(stat.st_gid)),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )?;
+        if kind != FileType::Symlink {
+            let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
+            rustix::fs::chmodat(target, name, mode, AtFlags::empty())?;
+        }
+        rustix::fs::utimensat(target, name, &times(stat), AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(())
+    }
+
+    fn contents(&self, read: &mut File, written: &mut File) -> io::Result<()> {
+        /// After how many bytes it is seen whether anyone still wants them.
+        const STEP_BYTES: u64 = 16 << 20;
+
+        while io::copy(&mut io::Read::take(&mut *read, STEP_BYTES), written)? == STEP_BYTES {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+        }
+        Ok(())
+    }
+}
+
+fn open_dir(parent: &OwnedFd, name: &CStr) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(parent, name, flags, Mode::empty())
+}
+
+fn times(stat: &Stat) -> Timestamps {
+    tree::timestamps(Timespec {
+        tv_sec: stat.st_mtime,
+        tv_nsec: i64::try_from(stat.st_mtime_nsec).unwrap_or(0),
+    })
+}
+
+/// Copies extended attributes: capabilities, ACLs, what users keep there. A file system that cannot hold one goes without.
+fn copy_xattrs(source: impl AsFd, target: impl AsFd) -> io::Result<()> {
+    /// The node's policy labels what is made on it.
+    const SELINUX: &[u8] = b"security.selinux";
+
+    let mut names = vec![0_u8; XATTR_BYTES];
+    let length = match rustix::fs::flistxattr(&source, &mut names[..]) {
+        Ok(length) => length,
+        Err(Errno::NOTSUP) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    if length == 0 {
+        return Ok(());
+    }
+    let mut value = vec![0_u8; XATTR_BYTES];
+    for name in names[..length].split(|byte| *byte == 0) {
+        if name.is_empty() || name == SELINUX {
+            continue;
+        }
+        let size = match rustix::fs::fgetxattr(&source, name, &mut value[..]) {
+            Ok(size) => size,
+            Err(Errno::NODATA | Errno::NOTSUP) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        match rustix::fs::fsetxattr(&target, name, &value[..size], XattrFlags::empty()) {
+            Ok(()) | Err(Errno::NOTSUP) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+
+    use rustix::fs::CWD;
+
+    use super::*;
+
+    struct Fixture {
+        dir: tempfile::TempDir,
+        store: LayerStore,
+        root: PathBuf,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let store = LayerStore::open(&dir.path().join("store"), &[]).unwrap();
+            fs::create_dir(dir.path().join("store/containers/c1")).unwrap();
+            let root = dir.path().canonicalize().unwrap().join("root");
+            fs::create_dir(&root).unwrap();
+            Self { dir, store, root }
+        }
+
+        fn volume(&self, index: usize, path: &str) -> Result<Option<Volume>, StorageError> {
+            self.store.make_volume(&VolumeOrder {
+                container: "c1",
+                index,
+                root: &self.root,
+                declared: Path::new(path),
+                owner: (0, 0),
+                stop: &AtomicBool::new(false),
+            })
+        }
+    }
+
+    #[test]
+    fn what_the_image_has_there_is_copied_with_all_its_attributes() {
+        let fixture = Fixture::new();
+        let data = fixture.root.join("data");
+        fs::create_dir_all(data.join("sub/deep")).unwrap();
+        fs::write(data.join("sub/file"), "text").unwrap();
+        fs::hard_link(data.join("sub/file"), data.join("again")).unwrap();
+        symlink("/etc/shadow", data.join("link")).unwrap();
+        let fifo = data.join("fifo");
+        rustix::fs::mknodat(CWD, &fifo, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        std::os::unix::fs::chown(data.join("sub/file"), Some(7), Some(8)).unwrap();
+        std::os::unix::fs::chown(&data, Some(1000), Some(1001)).unwrap();
+        fs::set_permissions(data.join("sub/file"), fs::Permissions::from_mode(0o4711)).unwrap();
+        fs::set_permissions(&data, fs::Permissions::from_mode(0o1770)).unwrap();
+
+        let volume = fixture.volume(0, "/data").unwrap().unwrap();
+        assert_eq!(volume.container_path, Path::new("/data"));
+        let made = volume.directory;
+        let owner = |path: &Path| {
+            let found = fs::symlink_metadata(path).unwrap();
+            (found.uid(), found.gid(), found.mode() & 0o7777)
+        };
+        assert_eq!(owner(&made), (1000, 1001, 0o1770));
+        assert_eq!(owner(&made.join("sub/file")), (7, 8, 0o4711));
+        assert_eq!(fs::read(made.join("again")).unwrap(), b"text");
+        let inode = |name: &str| fs::metadata(made.join(name)).unwrap().ino();
+        assert_eq!(inode("again"), inode("sub/file"));
+        assert_eq!(
+            fs::read_link(made.join("link")).unwrap(),
+            Path::new("/etc/shadow")
+        );
+        assert!(
+            fs::symlink_metadata(made.join("fifo"))
+                .unwrap()
+                .file_type()
+                .is_fifo()
+        );
+        assert!(made.join("sub/deep").is_dir());
+        let time = |path: &Path| fs::metadata(path).unwrap().modified().unwrap();
+        assert_eq!(time(&made.join("sub")), time(&data.join("sub")));
+        fs::create_dir(fixture.dir.path().join("store/containers/c1/upper")).unwrap();
+        let usage = crate::Rootfs::writable_usage(&fixture.store, "c1").unwrap();
+        assert!(usage.inodes >= 7, "the volume counts: {usage:?}");
+        assert!(
+            fixture
+                .dir
+                .path()
+                .join("store/containers/c1/volumes/0")
+                .is_dir()
+        );
+    }
+
+    #[test]
+    fn links_do_not_lead_out_and_files_are_left_alone() {
+        let fixture = Fixture::new();
+        fs::write(fixture.dir.path().join("secret"), "of the node").unwrap();
+        fs::create_dir(fixture.root.join("run")).unwrap();
+        fs::create_dir(fixture.root.join("var")).unwrap();
+        fs::write(fixture.root.join("plain"), "x").unwrap();
+        symlink("../run", fixture.root.join("var/run")).unwrap();
+        symlink("../../..", fixture.root.join("out")).unwrap();
+
+        let through = fixture.volume(0, "/var/run").unwrap().unwrap();
+        assert_eq!(through.container_path, Path::new("/run"));
+        let out = fixture.volume(1, "/out").unwrap().unwrap();
+        assert_eq!(out.container_path, Path::new("/"));
+        assert!(!out.directory.join("secret").exists());
+        assert_eq!(fixture.volume(2, "/plain").unwrap(), None);
+        assert_eq!(fixture.volume(3, "/plain/below").unwrap(), None);
+        let fresh = fixture.volume(4, "/not/there").unwrap().unwrap();
+        assert_eq!(fs::read_dir(&fresh.directory).unwrap().count(), 0);
+        assert_eq!(
+            fs::metadata(&fresh.directory).unwrap().mode() & 0o7777,
+            0o755
+        );
+        assert!(fixture.volume(5, "/../x").is_err());
+    }
+
+    #[test]
+    fn copying_stops_when_nobody_wants_it() {
+        let fixture = Fixture::new();
+        fs::create_dir(fixture.root.join("data")).unwrap();
+        fs::write(fixture.root.join("data/file"), "x").unwrap();
+        let result = fixture.store.make_volume(&VolumeOrder {
+            container: "c1",
+            index: 0,
+            root: &fixture.root,
+            declared: Path::new("/data"),
+            owner: (0, 0),
+            stop: &AtomicBool::new(true),
+        });
+        assert!(result.is_err());
+    }
+}
