@@ -1,6 +1,7 @@
 //! The engine's inside: configuration, what it drives, and the look-ups that every operation begins with.
 
 use std::{
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -279,9 +280,9 @@ impl Node {
         crate::pod_files::make_dir(&self.paths.pods())?;
         crate::pod_files::make_dir(&self.paths.containers())?;
         crate::pod_files::make_dir(&self.config.netns_dir)?;
-        // The root of all pause containers: one static program.
+        // The root of all pause containers: one static program, and the places where a runtime mounts. As the root of a
+        // pod's user namespace it could not make those, and opens them like anybody.
         let rootfs = self.paths.pause_rootfs();
-        crate::pod_files::make_dir(&rootfs)?;
         let (program, part) = (rootfs.join("pause"), rootfs.join(".pause.new"));
         let io = |action, path: &Path| {
             let path = path.to_owned();
@@ -291,6 +292,12 @@ impl Node {
                 source,
             }
         };
+        for place in ["", "proc", "sys", "dev"] {
+            let place = rootfs.join(place);
+            crate::pod_files::make_dir(&place)?;
+            std::fs::set_permissions(&place, std::fs::Permissions::from_mode(0o755))
+                .map_err(io("set the permissions of", &place))?;
+        }
         std::fs::copy(&self.config.monitor, &part).map_err(io("copy the monitor to", &part))?;
         std::fs::rename(&part, &program).map_err(io("rename the pause program to", &program))
     }

@@ -81,7 +81,7 @@ fn a_volume_that_the_image_declares_begins_with_what_the_image_has_there() {
         ensure!(cri.sh(&other, "ls /srv/data").await? == "from-image\nshadow\n");
         let directory = format!("{}/containers/{other}", places::ROOT);
         ensure!(
-            fs::exists(format!("{directory}/volumes/0"))?,
+            fs::exists(format!("{directory}/volumes"))?,
             "{directory} has no volumes"
         );
         cri.remove(&other).await?;

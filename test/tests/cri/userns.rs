@@ -156,7 +156,10 @@ fn the_pods_namespaces_belong_to_its_root() {
         let address = node.address(&pod).await?;
         let seen = cri.sh(&id, "ip addr show eth0").await?;
         ensure!(seen.contains(&address.to_string()), "{seen}");
-        world::run("ping", ["-c", "1", "-W", "5", &address.to_string()])?;
+        world::run(
+            "busybox",
+            ["ping", "-c", "1", "-W", "5", &address.to_string()],
+        )?;
         Ok(())
     });
 }
@@ -381,7 +384,7 @@ fn a_new_server_makes_containers_in_an_old_pods_user_namespace() {
         let first = node
             .start_container(&pod, &sleeper("busybox:latest", "first", &options))
             .await?;
-        let namespace = "readlink /proc/self/ns/user /proc/self/ns/net";
+        let namespace = "readlink /proc/self/ns/user; readlink /proc/self/ns/net";
         let seen = node.cri().sh(&first, namespace).await?;
         node.kill_server()?;
         node.start_server().await?;
