@@ -1,5 +1,6 @@
 //! From the configuration to a server: every part is opened in the order in which they need each other.
 
+mod apparmor;
 pub(crate) mod runtimes;
 
 use std::{
@@ -326,7 +327,10 @@ fn spec_defaults(config: &Config, open_files: Rlimit) -> Result<SpecDefaults, As
     Ok(SpecDefaults {
         capabilities: containers.default_capabilities.clone(),
         seccomp,
-        apparmor: containers.apparmor_profile.clone(),
+        apparmor: apparmor::default_profile(
+            containers.apparmor_profile.as_deref(),
+            apparmor::is_active(),
+        ),
         sysctls: containers.default_sysctls.0.clone(),
         rlimits,
         min_memory_bytes: i64::try_from(containers.min_memory.0).unwrap_or(i64::MAX),

@@ -184,7 +184,8 @@ section! {
         cdi_dirs: Vec<PathBuf> = vec!["/etc/cdi".into(), "/var/run/cdi".into()],
         /// Give privileged containers only those devices of the node that they ask for.
         privileged_without_devices: bool = false,
-        /// Loaded AppArmor profile that `RuntimeDefault` stands for. Null: none.
+        /// Loaded AppArmor profile that `RuntimeDefault` stands for. Null: `pintle-default`, which the server loads where
+        /// AppArmor is active. `unconfined`: none.
         apparmor_profile: Option<String> = None,
     }
 }
