@@ -48,6 +48,7 @@ pub(crate) fn container(pod: &PodId) -> Container {
             .parse()
             .unwrap_or_else(|error| panic!("{error}")),
         layers: Vec::new(),
+        volume_layers: Vec::new(),
         log_path: String::new(),
         user: User::default(),
         resources: Resources::default(),

@@ -296,6 +296,10 @@ fn a_shared_pid_namespace_and_the_nodes_network_go_with_it() {
     });
 }
 
+fn user(options: &mut cri::NamespaceOption) -> &mut cri::UserNamespace {
+    options.userns_options.get_or_insert_default()
+}
+
 #[test]
 fn impossible_user_namespaces_are_refused() {
     world!(async |node| {
@@ -308,9 +312,6 @@ fn impossible_user_namespaces_are_refused() {
             node::pod_security(&mut config).namespace_options = Some(options);
             refused(cri.run_pod(&config, "").await, Code::InvalidArgument)
         };
-        fn user(options: &mut cri::NamespaceOption) -> &mut cri::UserNamespace {
-            options.userns_options.get_or_insert_default()
-        }
         for (name, field, change) in [
             (
                 "two",
@@ -321,10 +322,10 @@ fn impossible_user_namespaces_are_refused() {
             ("rootless", "uids", |o| user(o).uids = ranges(ROOT, 1)),
             ("apart", "", |o| user(o).gids = ranges(ROOT + 1, 0)),
             ("own", "mode", |o| {
-                user(o).mode = NamespaceMode::Container.into()
+                user(o).mode = NamespaceMode::Container.into();
             }),
             ("target", "mode", |o| {
-                user(o).mode = NamespaceMode::Target.into()
+                user(o).mode = NamespaceMode::Target.into();
             }),
             ("node-pids", "pid", |o| o.pid = NamespaceMode::Node.into()),
             ("node-ipc", "ipc", |o| o.ipc = NamespaceMode::Node.into()),

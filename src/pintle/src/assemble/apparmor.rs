@@ -115,9 +115,7 @@ mod tests {
         }
         let output = parser.wait_with_output();
         assert!(
-            output
-                .as_ref()
-                .is_ok_and(|output| output.status.success()),
+            output.as_ref().is_ok_and(|output| output.status.success()),
             "{output:?}"
         );
     }
