@@ -12,6 +12,7 @@
 //! * `events`: what monitors report;
 //! * [`LifeEvent`]s: what clients are told as it happens (`feed`);
 //! * [`stats`]: what pods and containers use, read when asked for;
+//! * [`streams`]: live input and output, as the `streaming` server carries them;
 //! * `restore`: what happens at start with what a former server left.
 
 #![forbid(unsafe_code)]
@@ -51,6 +52,7 @@ pub mod stats;
 mod status;
 mod stop_container;
 mod stop_pod;
+pub mod streams;
 mod teardown;
 mod undo;
 mod update_container;
