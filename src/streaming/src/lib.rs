@@ -5,9 +5,35 @@
 
 #![forbid(unsafe_code)]
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+#[cfg(any(test, feature = "client"))]
+pub mod client;
+mod drive;
+mod forward;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
+mod link;
+mod meter;
+mod negotiate;
+mod process;
+mod resize;
+mod server;
+mod session;
+mod spdy;
+mod status;
+mod tickets;
+mod tls;
+mod websocket;
+mod window;
+mod wire;
+mod write;
 
-use engine::streams::{ExecCommand, Streams, Wanted};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use engine::streams::{ExecCommand, Wanted};
+
+pub use server::StreamingServer;
+pub use tickets::Tickets;
+pub use tls::TlsError;
 
 /// How the server listens and how patient it is.
 #[derive(Clone, Debug)]
@@ -56,20 +82,6 @@ pub enum Session {
     },
 }
 
-/// Gives out URLs. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Tickets {
-    inner: Arc<()>,
-}
-
-impl Tickets {
-    /// The URL under which a client may start this session once, within a minute.
-    pub fn url(&self, session: Session) -> Result<String, TooManyWaiting> {
-        let _ = (session, &self.inner);
-        Err(TooManyWaiting)
-    }
-}
-
 /// A thousand tokens are out already and none has been used or become too old.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("1000 sessions wait for their clients already: retry in a moment")]
@@ -77,30 +89,16 @@ pub struct TooManyWaiting;
 
 /// Why the server cannot be started.
 #[derive(Debug, thiserror::Error)]
-#[error("the streaming server cannot be started")]
-pub struct StreamingError;
-
-/// A bound server: [`Self::serve`] runs it.
-#[derive(Debug)]
-pub struct StreamingServer<S> {
-    streams: S,
-    tickets: Tickets,
-}
-
-impl<S: Streams> StreamingServer<S> {
-    /// Listens; sessions are served by [`Self::serve`].
-    pub async fn bind(options: StreamingOptions, streams: S) -> Result<Self, StreamingError> {
-        let _ = (options, &streams);
-        Err(StreamingError)
-    }
-
-    /// What gives out its URLs.
-    pub fn tickets(&self) -> Tickets {
-        self.tickets.clone()
-    }
-
-    /// Serves until `shutdown` is done; then sessions are told to end and given two seconds.
-    pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) {
-        let _ = (&self.streams, shutdown.await);
-    }
+#[expect(missing_docs, reason = "each message says what the variant means")]
+pub enum StreamingError {
+    #[error(
+        "the streaming server cannot listen on {address}: choose an address of this node and a free port"
+    )]
+    Listen {
+        address: SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the streaming server's TLS files cannot be used")]
+    Tls(#[from] TlsError),
 }

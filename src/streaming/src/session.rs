@@ -1,0 +1,385 @@
+//! One session, from the upgrade to its line in the log: puts transport, protocol and engine together.
+
+use std::{convert::Infallible, fmt, pin::pin, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use engine::streams::{StreamEnd, Streams, Wanted};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::mpsc,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Session,
+    drive::End,
+    forward::{self, Ports},
+    link::{Close, Link, Outbound, Outgoing},
+    negotiate::Transport,
+    process::{self, ClientStreams},
+    spdy::session::{self as spdy_session, Role, Session as SpdySession},
+    status::{Outcome, StatusForm},
+    websocket::{self, Channel},
+    window::Windows,
+};
+
+/// How long a client has to close its side when all is said.
+const LINGER: Duration = Duration::from_secs(2);
+/// How long a forwarded connection that takes nothing may hold up others on the same session.
+const STALL: Duration = Duration::from_secs(30);
+
+/// How patient sessions are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    pub(crate) idle: Duration,
+    pub(crate) stream_creation: Duration,
+}
+
+/// How a session ended.
+enum Over {
+    /// By the process or the ports.
+    Outcome(Outcome),
+    /// All connections of a port-forward were over, or the server ends.
+    Ports,
+    /// The client did not open its streams in time.
+    NoStreams(&'static str),
+    /// The connection.
+    End(End),
+}
+
+impl fmt::Display for Over {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Outcome(Outcome::Ended(StreamEnd::Exited(code))) => write!(f, "exit code {code}"),
+            Self::Outcome(Outcome::Ended(StreamEnd::Detached)) => {
+                write!(f, "there is no more output")
+            }
+            Self::Outcome(Outcome::Failed(why)) => write!(f, "{why}"),
+            Self::Ports => write!(f, "ended"),
+            Self::NoStreams(which) => write!(f, "the client opened no {which} stream in time"),
+            Self::End(end) => write!(f, "{end}"),
+        }
+    }
+}
+
+/// Serves a session on a connection of which `early` has been read already. Ends soon after `stop` is cancelled; all that belongs to
+/// the session goes with this future.
+pub(crate) async fn serve<S, R, W>(
+    streams: S,
+    session: Session,
+    transport: Transport,
+    (read, write, early): (R, W, Bytes),
+    patience: Patience,
+    stop: CancellationToken,
+) where
+    S: Streams,
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let (kind, id) = match &session {
+        Session::Exec(command) => ("exec", command.container.clone()),
+        Session::Attach { container, .. } => ("attach", container.clone()),
+        Session::PortForward { pod, .. } => ("portforward", pod.clone()),
+    };
+    let idle = patience.idle;
+    let (over, link) = match transport {
+        Transport::Spdy { form, resize } => {
+            let (mut spdy, driver) = spdy_session::start(
+                read,
+                write,
+                early,
+                Role::Server,
+                Windows::Unknown,
+                idle,
+                None,
+            );
+            let (link, data) = (spdy.link.clone(), spdy.data.clone());
+            let app = async {
+                let wanted = wanted(&session);
+                match collect(&mut spdy, wanted, form, wanted.tty && resize, patience).await {
+                    Ok(client) => {
+                        let refuse = async {
+                            // Further streams have no meaning: dropped, they are reset.
+                            while spdy.opened.recv().await.is_some() {}
+                            std::future::pending::<Infallible>().await
+                        };
+                        tokio::select! {
+                            outcome = run_process(&streams, &session, client, &stop) => Over::Outcome(outcome),
+                            never = refuse => match never {},
+                        }
+                    }
+                    Err(over) => over,
+                }
+            };
+            (conclude(app, driver, data).await, link)
+        }
+        Transport::Channels { form, status } => {
+            let (channels, driver, data, link) =
+                websocket::start(read, write, early, PROCESS_CHANNELS, form, idle);
+            let app = async {
+                match assign(channels, wanted(&session), status) {
+                    Some(mut client) => {
+                        greet(&mut client).await;
+                        Over::Outcome(run_process(&streams, &session, client, &stop).await)
+                    }
+                    None => Over::NoStreams("error"),
+                }
+            };
+            (conclude(app, driver, data).await, link)
+        }
+        Transport::SpdyPorts => {
+            let (spdy, driver) = spdy_session::start(
+                read,
+                write,
+                early,
+                Role::Server,
+                Windows::Unknown,
+                idle,
+                Some(STALL),
+            );
+            let (link, data) = (spdy.link.clone(), spdy.data.clone());
+            let app = forward_spdy(&streams, &session, spdy, patience, &stop);
+            (conclude(app, driver, data).await, link)
+        }
+        Transport::Tunnel => {
+            let (inner, tunnel) = websocket::tunnel(read, write, early, idle);
+            let (inner_read, inner_write) = tokio::io::split(inner);
+            let (spdy, driver) = spdy_session::start(
+                inner_read,
+                inner_write,
+                Bytes::new(),
+                Role::Server,
+                Windows::Unknown,
+                idle,
+                Some(STALL),
+            );
+            let (link, data) = (spdy.link.clone(), spdy.data.clone());
+            let app = forward_spdy(&streams, &session, spdy, patience, &stop);
+            let both = async {
+                let (mut driver, mut tunnel) = (pin!(driver), pin!(tunnel));
+                tokio::select! {
+                    end = &mut tunnel => end,
+                    end = &mut driver => {
+                        // What SPDY said last still has to pass through the tunnel.
+                        let _ = tokio::time::timeout(LINGER, tunnel).await;
+                        end
+                    }
+                }
+            };
+            (conclude(app, both, data).await, link)
+        }
+        Transport::ChannelPorts(form) => {
+            let ports = ports(&streams, &session);
+            let (channels, driver, data, link) =
+                websocket::start(read, write, early, port_channels(&ports), form, idle);
+            let app = async {
+                forward::serve_channels(channels, &ports, &stop).await;
+                Over::Ports
+            };
+            (conclude(app, driver, data).await, link)
+        }
+    };
+    log(kind, &id, &over, &link);
+}
+
+/// Channels of exec and attach.
+const PROCESS_CHANNELS: u8 = 5;
+
+fn log(kind: &str, id: &str, over: &Over, link: &Link) {
+    let (received, sent) = link.meter.totals();
+    tracing::info!(
+        kind,
+        id,
+        outcome = %over,
+        received,
+        sent,
+        duration_ms = u64::try_from(link.meter.age().as_millis()).unwrap_or(u64::MAX),
+        "a streaming session ended",
+    );
+}
+
+/// Runs what the session is for beside its connection. Whichever ends first ends the other: the connection in good order, with all
+/// that was queued; what the session is for by being dropped.
+async fn conclude(
+    app: impl Future<Output = Over>,
+    driver: impl Future<Output = End>,
+    data: mpsc::Sender<Outbound>,
+) -> Over {
+    let mut driver = pin!(driver);
+    let over = tokio::select! {
+        biased;
+        over = app => over,
+        end = &mut driver => return Over::End(end),
+    };
+    let close = async {
+        // Fails when the connection has ended meanwhile, which is as good.
+        let _ = data.send(Outbound::Close(Close::Done)).await;
+        std::future::pending::<()>().await;
+    };
+    // A client that takes no more, or does not close its side, is left.
+    let _ = tokio::time::timeout(LINGER, async {
+        tokio::select! {
+            _ = driver => {}
+            () = close => {}
+        }
+    })
+    .await;
+    over
+}
+
+fn wanted(session: &Session) -> Wanted {
+    match session {
+        Session::Exec(command) => command.wanted,
+        Session::Attach { wanted, .. } => *wanted,
+        Session::PortForward { .. } => Wanted::default(),
+    }
+}
+
+async fn run_process<S: Streams>(
+    streams: &S,
+    session: &Session,
+    client: ClientStreams,
+    stop: &CancellationToken,
+) -> Outcome {
+    match session {
+        Session::Exec(command) => process::serve(client, streams.exec(command.clone()), stop).await,
+        Session::Attach { container, wanted } => {
+            process::serve(client, streams.attach(container, *wanted), stop).await
+        }
+        Session::PortForward { .. } => {
+            Outcome::Failed("ports are forwarded by another protocol".to_owned())
+        }
+    }
+}
+
+/// Waits for the streams that a client of exec or attach has to open.
+async fn collect(
+    spdy: &mut SpdySession,
+    wanted: Wanted,
+    form: StatusForm,
+    resize: bool,
+    patience: Patience,
+) -> Result<ClientStreams, Over> {
+    let (mut stdin, mut stdout, mut stderr, mut error, mut sizes) = (None, None, None, None, None);
+    let missing = |stdin: bool, stdout: bool, stderr: bool, error: bool, sizes: bool| {
+        [
+            ("error", !error),
+            ("stdin", wanted.stdin && !stdin),
+            ("stdout", wanted.stdout && !stdout),
+            ("stderr", wanted.stderr && !stderr),
+            ("resize", resize && !sizes),
+        ]
+        .into_iter()
+        .find_map(|(name, missing)| missing.then_some(name))
+    };
+    let deadline = tokio::time::Instant::now() + patience.stream_creation;
+    while let Some(name) = missing(
+        stdin.is_some(),
+        stdout.is_some(),
+        stderr.is_some(),
+        error.is_some(),
+        sizes.is_some(),
+    ) {
+        let opened = match tokio::time::timeout_at(deadline, spdy.opened.recv()).await {
+            Ok(Some(opened)) => opened,
+            // The connection ends, which its driver tells.
+            Ok(None) => std::future::pending().await,
+            Err(_) => {
+                let over = Over::NoStreams(name);
+                if let Some((_, outgoing)) = error {
+                    let mut outgoing: Outgoing = outgoing;
+                    let said = Outcome::Failed(over.to_string()).tell(form);
+                    let _ = outgoing.send(said.into()).await;
+                    let _ = outgoing.finish().await;
+                }
+                return Err(over);
+            }
+        };
+        let (kind, wanted) = match opened.headers.get("streamtype") {
+            Some("error") => (&mut error, true),
+            Some("stdin") => (&mut stdin, wanted.stdin),
+            Some("stdout") => (&mut stdout, wanted.stdout),
+            Some("stderr") => (&mut stderr, wanted.stderr),
+            Some("resize") => (&mut sizes, resize),
+            other => {
+                tracing::debug!("a stream of type {other:?} is reset");
+                continue;
+            }
+        };
+        if wanted && kind.is_none() {
+            *kind = Some((opened.incoming, opened.outgoing));
+        }
+        // One that was not asked for, or comes twice, is reset by being dropped.
+    }
+    let Some(error) = error else {
+        return Err(Over::NoStreams("error"));
+    };
+    Ok(ClientStreams {
+        stdin,
+        stdout,
+        stderr,
+        error,
+        resize: sizes,
+        form,
+    })
+}
+
+/// Gives the channels of exec and attach their meaning; those that were not asked for are closed by being dropped.
+fn assign(channels: Vec<Channel>, wanted: Wanted, form: StatusForm) -> Option<ClientStreams> {
+    let mut channels = channels
+        .into_iter()
+        .map(|Channel { incoming, outgoing }| (incoming, outgoing));
+    let mut next = |wanted: bool| channels.next().filter(|_| wanted);
+    Some(ClientStreams {
+        stdin: next(wanted.stdin),
+        stdout: next(wanted.stdout),
+        stderr: next(wanted.stderr),
+        error: next(true)?,
+        resize: next(wanted.tty),
+        form,
+    })
+}
+
+/// An empty message on the lowest channel that the client can read tells it that the session is up.
+async fn greet(client: &mut ClientStreams) {
+    let lowest = match (&mut client.stdout, &mut client.stderr) {
+        (Some((_, outgoing)), _) | (None, Some((_, outgoing))) => outgoing,
+        (None, None) => &mut client.error.1,
+    };
+    // A client that has gone is noticed by its connection's driver.
+    let _ = lowest.announce().await;
+}
+
+fn ports<S: Streams>(streams: &S, session: &Session) -> Ports<S> {
+    let (pod, allowed): (Arc<str>, Arc<[u16]>) = match session {
+        Session::PortForward { pod, ports } => (pod.as_str().into(), ports.as_slice().into()),
+        Session::Exec(_) | Session::Attach { .. } => ("".into(), Arc::new([])),
+    };
+    Ports {
+        streams: streams.clone(),
+        pod,
+        allowed,
+    }
+}
+
+fn port_channels<S>(ports: &Ports<S>) -> u8 {
+    // The handshake refuses more ports than channels can carry.
+    u8::try_from(2 * ports.allowed.len()).unwrap_or(u8::MAX)
+}
+
+async fn forward_spdy<S: Streams>(
+    streams: &S,
+    session: &Session,
+    spdy: SpdySession,
+    patience: Patience,
+    stop: &CancellationToken,
+) -> Over {
+    forward::serve_spdy(
+        spdy,
+        &ports(streams, session),
+        patience.stream_creation,
+        stop,
+    )
+    .await;
+    Over::Ports
+}
