@@ -161,6 +161,25 @@ impl ClientStream {
         Ok(all)
     }
 
+    /// Sends bytes to the end, while it reads to the end.
+    pub async fn exchange(&mut self, bytes: &[u8]) -> Result<Vec<u8>, ClientError> {
+        let Self { incoming, outgoing } = self;
+        let bytes = Bytes::copy_from_slice(bytes);
+        let send = async {
+            outgoing.send(bytes).await?;
+            outgoing.half_close().await
+        };
+        let read = async {
+            let mut all = Vec::new();
+            while let Some(bytes) = incoming.next().await? {
+                all.extend_from_slice(&bytes);
+            }
+            Ok(all)
+        };
+        let ((), all) = tokio::try_join!(send, read).map_err(|_| ClientError::Gone)?;
+        Ok(all)
+    }
+
     /// Ends the stream at once, in both directions.
     pub async fn reset(self) -> Result<(), ClientError> {
         self.outgoing.reset().await.map_err(|_| ClientError::Gone)
@@ -178,10 +197,11 @@ pub async fn upgrade(
         .and_then(|rest| rest.split_once('/'))
         .ok_or_else(|| ClientError::Url(url.to_owned()))?;
     let mut stream = TcpStream::connect(address).await?;
-    let versions: String = versions
+    let versions: Vec<String> = versions
         .iter()
         .map(|version| format!("X-Stream-Protocol-Version: {version}\r\n"))
         .collect();
+    let versions = versions.concat();
     let request = format!(
         "POST /{path} HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n\
          {versions}Content-Length: 0\r\n\r\n"

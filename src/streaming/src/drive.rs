@@ -95,21 +95,28 @@ impl Drop for EndOnDrop {
 /// Waits until a stream, or the session, may be read again. A stream that holds up others for `stall` is reset: one connection that
 /// nobody reads must not be the end of a whole port-forward.
 pub(crate) async fn until_drained(link: &Link, stream: u32, stall: Option<Duration>) {
-    let begin = Instant::now();
-    let mut probe = tokio::time::interval_at(begin + PROBE_EVERY, PROBE_EVERY);
+    let mut probe = tokio::time::interval_at(Instant::now() + PROBE_EVERY, PROBE_EVERY);
+    let mut stall_end = stall.map(|stall| Instant::now() + stall);
     loop {
         let mut drained = std::pin::pin!(link.drained());
+        // Before looking, so that nothing that is taken between looking and waiting is missed.
         drained.as_mut().enable();
         if !link.is_full(stream) {
             return;
         }
+        let stalled = async {
+            match stall_end {
+                Some(end) => tokio::time::sleep_until(end).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             () = drained => {}
-            _ = probe.tick() => {
-                if stall.is_some_and(|stall| begin.elapsed() >= stall) {
-                    link.reset_fullest(FLOW_CONTROL_ERROR);
-                }
-                link.control(Outbound::Probe);
+            _ = probe.tick() => link.control(Outbound::Probe),
+            () = stalled => {
+                // Without others that wait there is no harm in waiting on.
+                link.reset_fullest(FLOW_CONTROL_ERROR);
+                stall_end = stall.map(|stall| Instant::now() + stall);
             }
         }
     }

@@ -4,6 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use engine::streams::{PortStream, Streams};
+use rustix::net::sockopt::set_socket_linger;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -166,7 +167,8 @@ async fn connect<S: Streams>(
         let why = format!("port {port} of pod {}: {why}", ports.pod);
         let _ = error.send(why.into()).await;
     }
-    let _ = error.close(error_in).await;
+    let _ = error.finish().await;
+    drop(error_in);
 }
 
 /// Serves a WebSocket that has two channels for each port, for data and for errors, until all connections are over.
@@ -247,9 +249,12 @@ async fn carry<S: Streams>(
             return Err(why);
         }
     };
+    // However this ends before its time, the pod sees that it was cut off, and the kernel keeps nothing that the pod did not take.
+    let _ = set_socket_linger(&connection, Some(Duration::ZERO));
     match both_ways(&mut connection, &mut incoming, &mut outgoing, whole).await {
         Both::Done => {
-            let _ = outgoing.close(incoming).await;
+            let _ = set_socket_linger(&connection, None);
+            let _ = outgoing.finish().await;
             Ok(())
         }
         Both::ClientGone => Ok(()),
@@ -273,6 +278,7 @@ async fn both_ways(
     whole: bool,
 ) -> Both {
     let (mut from_pod, mut to_pod) = connection.split();
+    let gone = outgoing.gone();
     let up = async {
         let mut deaf_pod = false;
         loop {
@@ -312,9 +318,13 @@ async fn both_ways(
             }
         }
     };
-    match tokio::try_join!(up, down) {
-        Ok(_) => Both::Done,
-        Err(end) => end,
+    tokio::select! {
+        both = async { tokio::try_join!(up, down) } => match both {
+            Ok(_) => Both::Done,
+            Err(end) => end,
+        },
+        // Also while the pod takes nothing, or says nothing.
+        () = gone => Both::ClientGone,
     }
 }
 

@@ -20,6 +20,8 @@ mod server;
 mod session;
 mod spdy;
 mod status;
+#[cfg(test)]
+mod tests;
 mod tickets;
 mod tls;
 mod websocket;

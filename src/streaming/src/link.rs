@@ -21,6 +21,7 @@ use tokio::sync::{Notify, mpsc};
 use crate::spdy::Headers;
 use crate::{
     meter::Meter,
+    spdy::CANCEL,
     window::{Overrun, ReceiveWindow, WINDOW, Windows},
 };
 
@@ -204,6 +205,9 @@ impl Link {
         data: &mpsc::Sender<Outbound>,
     ) -> Result<(Incoming, Outgoing), Refused> {
         let mut state = self.lock();
+        if state.streams.len() >= MAX_STREAMS {
+            self.reset_left(&mut state);
+        }
         if state.ended || state.streams.len() >= MAX_STREAMS || state.streams.contains_key(&id) {
             return Err(Refused);
         }
@@ -287,7 +291,7 @@ impl Link {
     }
 
     /// Resets the stream in which most waits, if it holds up others that are open.
-    pub(crate) fn reset_fullest(&self, status: u32) -> bool {
+    pub(crate) fn reset_fullest(&self, status: u32) {
         let mut state = self.lock();
         let others = state
             .streams
@@ -299,11 +303,10 @@ impl Link {
             .iter()
             .max_by_key(|(_, stream)| stream.buffer.len());
         let Some((&stream, _)) = fullest.filter(|_| others > 2) else {
-            return false;
+            return;
         };
         self.control(Outbound::Reset { stream, status });
         self.reset(&mut state, stream);
-        true
     }
 
     /// The client sends no more on this stream.
@@ -331,12 +334,29 @@ impl Link {
         if let Some(stream) = state.streams.get_mut(&id) {
             stream.reset = true;
             stream.readable.notify_one();
-            let waiting = std::mem::take(&mut stream.buffer).len();
-            state.buffered -= waiting;
+            if !stream.remote_done {
+                let waiting = std::mem::take(&mut stream.buffer).len();
+                state.buffered -= waiting;
+            }
             state.forget_if_over(id);
             self.changed.notify_waiters();
             self.drained.notify_waiters();
         }
+    }
+
+    /// Resets the streams that nobody here has any use for, and that the client has not ended either. They are left in peace until
+    /// there is need for room: clients end them in their own time, and a reset could overtake what they have not read yet.
+    fn reset_left(&self, state: &mut State) {
+        state.streams.retain(|&stream, left| {
+            let keep = left.has_reader || left.has_writer;
+            if !keep && !left.reset {
+                self.control(Outbound::Reset {
+                    stream,
+                    status: CANCEL,
+                });
+            }
+            keep
+        });
     }
 
     /// The client has shown that it keeps windows.
@@ -383,10 +403,16 @@ impl Link {
     pub(crate) fn end(&self) {
         let mut state = self.lock();
         state.ended = true;
-        state.buffered = 0;
-        for (_, stream) in state.streams.drain() {
+        // What was sent to its end can still be taken.
+        state.streams.retain(|_, stream| {
             stream.readable.notify_one();
-        }
+            stream.remote_done && stream.has_reader
+        });
+        state.buffered = state
+            .streams
+            .values()
+            .map(|stream| stream.buffer.len())
+            .sum();
         self.changed.notify_waiters();
         self.drained.notify_waiters();
     }
@@ -418,6 +444,6 @@ impl State {
     }
 
     fn is_gone(&self, id: u32) -> bool {
-        self.streams.get(&id).is_none_or(|stream| stream.reset)
+        self.ended || self.streams.get(&id).is_none_or(|stream| stream.reset)
     }
 }

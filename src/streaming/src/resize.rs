@@ -62,10 +62,11 @@ mod tests {
     proptest! {
         #[test]
         fn sizes_arrive_however_they_are_cut(sent in proptest::collection::vec(any::<(u16, u16)>(), 0..20), step in 1_usize..60) {
-            let text: String = sent
+            let text: Vec<String> = sent
                 .iter()
                 .map(|(columns, rows)| format!("{{\"Width\":{columns},\"Height\":{rows}}}\n"))
                 .collect();
+            let text = text.concat();
             let mut reader = SizeReader::default();
             let sizes: Vec<(u16, u16)> = text
                 .as_bytes()

@@ -45,6 +45,8 @@ const HELLO: Duration = Duration::from_secs(10);
 const BEGIN: Duration = Duration::from_secs(30);
 /// How long sessions have when the server ends.
 const GRACE: Duration = Duration::from_secs(2);
+/// How long a forwarded connection that takes nothing may hold up others on the same session.
+const STALL: Duration = Duration::from_secs(30);
 /// Longest head of a request, in bytes.
 const MAX_HEAD: usize = 32 * 1024;
 /// When no connection can be taken (no descriptors are left), how long until the next try.
@@ -102,6 +104,7 @@ impl<S: Streams> StreamingServer<S> {
             patience: Patience {
                 idle: options.idle,
                 stream_creation: options.stream_creation,
+                stall: STALL,
             },
             sessions: Arc::new(Semaphore::new(MAX_SESSIONS)),
             stop: CancellationToken::new(),
@@ -122,6 +125,11 @@ impl<S: Streams> StreamingServer<S> {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    #[cfg(test)]
+    pub(crate) fn set_stall(&mut self, stall: Duration) {
+        self.context.patience.stall = stall;
     }
 
     /// Serves until `shutdown` is done; then sessions are told to end and given two seconds.

@@ -25,14 +25,13 @@ use crate::{
 
 /// How long a client has to close its side when all is said.
 const LINGER: Duration = Duration::from_secs(2);
-/// How long a forwarded connection that takes nothing may hold up others on the same session.
-const STALL: Duration = Duration::from_secs(30);
-
 /// How patient sessions are.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
     pub(crate) idle: Duration,
     pub(crate) stream_creation: Duration,
+    /// How long a forwarded connection that takes nothing may hold up others on the same session.
+    pub(crate) stall: Duration,
 }
 
 /// How a session ended.
@@ -135,7 +134,7 @@ pub(crate) async fn serve<S, R, W>(
                 Role::Server,
                 Windows::Unknown,
                 idle,
-                Some(STALL),
+                Some(patience.stall),
             );
             let (link, data) = (spdy.link.clone(), spdy.data.clone());
             let app = forward_spdy(&streams, &session, spdy, patience, &stop);
@@ -151,7 +150,7 @@ pub(crate) async fn serve<S, R, W>(
                 Role::Server,
                 Windows::Unknown,
                 idle,
-                Some(STALL),
+                Some(patience.stall),
             );
             let (link, data) = (spdy.link.clone(), spdy.data.clone());
             let app = forward_spdy(&streams, &session, spdy, patience, &stop);

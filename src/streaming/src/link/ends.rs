@@ -23,11 +23,7 @@ impl Incoming {
             {
                 let mut state = self.link.lock();
                 let state = &mut *state;
-                let Some(stream) = state
-                    .streams
-                    .get_mut(&self.id)
-                    .filter(|stream| !stream.reset)
-                else {
+                let Some(stream) = state.streams.get_mut(&self.id) else {
                     return Err(Gone);
                 };
                 if !stream.buffer.is_empty() {
@@ -45,21 +41,16 @@ impl Incoming {
                     self.link.drained.notify_waiters();
                     return Ok(Some(bytes));
                 }
+                // What was sent to its end is whole, whatever became of the stream afterwards.
                 if stream.remote_done {
                     return Ok(None);
+                }
+                if stream.reset {
+                    return Err(Gone);
                 }
             }
             self.readable.notified().await;
         }
-    }
-
-    /// Whether the client may still send.
-    fn is_open(&self) -> bool {
-        let state = self.link.lock();
-        state
-            .streams
-            .get(&self.id)
-            .is_some_and(|stream| !stream.reset && !stream.remote_done)
     }
 }
 
@@ -140,26 +131,22 @@ impl Outgoing {
         self.half_close().await
     }
 
-    /// Says that there is no more, and if the client might send on, that nobody listens. For streams of a session that goes on.
-    pub(crate) async fn close(mut self, incoming: Incoming) -> Result<(), Gone> {
-        self.half_close().await?;
-        if incoming.is_open() {
-            self.reset_in_turn().await?;
-        }
-        Ok(())
-    }
-
     /// Resets the stream once all that was sent on it is on its way.
     pub(crate) async fn reset(mut self) -> Result<(), Gone> {
-        self.reset_in_turn().await?;
+        let (stream, status) = (self.id, CANCEL);
+        self.enqueue(Outbound::Reset { stream, status }).await?;
         self.done = true;
+        self.link.remote_reset(stream);
         Ok(())
     }
 
-    /// Resolves when the client has gone or has reset the stream.
-    pub(crate) async fn gone(&self) {
-        let is_gone = |state: &mut State| state.is_gone(self.id).then_some(());
-        self.link.when(is_gone).await;
+    /// Resolves when the client has gone or has reset the stream. Does not borrow the stream.
+    pub(crate) fn gone(&self) -> impl Future<Output = ()> + use<> {
+        let (link, id) = (self.link.clone(), self.id);
+        async move {
+            link.when(|state: &mut State| state.is_gone(id).then_some(()))
+                .await;
+        }
     }
 
     async fn queue(&mut self, payload: Bytes, fin: bool) -> Result<(), Gone> {
@@ -170,13 +157,6 @@ impl Outgoing {
             fin,
         })
         .await
-    }
-
-    async fn reset_in_turn(&mut self) -> Result<(), Gone> {
-        let (stream, status) = (self.id, CANCEL);
-        self.enqueue(Outbound::Reset { stream, status }).await?;
-        self.link.remote_reset(stream);
-        Ok(())
     }
 
     async fn enqueue(&mut self, frame: Outbound) -> Result<(), Gone> {
