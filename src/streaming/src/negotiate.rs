@@ -30,6 +30,17 @@ pub(crate) enum Transport {
     Tunnel,
 }
 
+impl Transport {
+    /// Its name in the log.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Spdy { .. } | Self::SpdyPorts => "spdy",
+            Self::Channels { .. } | Self::ChannelPorts(_) => "websocket",
+            Self::Tunnel => "spdy within websocket",
+        }
+    }
+}
+
 /// What both sides will speak, and the headers that say so.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Agreed {

@@ -114,7 +114,7 @@ pub(crate) async fn serve<S, R, W>(
         }
         Transport::Channels { form, status } => {
             let (channels, driver, data, link) =
-                websocket::start(read, write, early, PROCESS_CHANNELS, form, idle);
+                websocket::start(read, write, early, PROCESS_CHANNELS, form, idle, None);
             let app = async {
                 match assign(channels, wanted(&session), status) {
                     Some(mut client) => {
@@ -169,8 +169,15 @@ pub(crate) async fn serve<S, R, W>(
         }
         Transport::ChannelPorts(form) => {
             let ports = ports(&streams, &session);
-            let (channels, driver, data, link) =
-                websocket::start(read, write, early, port_channels(&ports), form, idle);
+            let (channels, driver, data, link) = websocket::start(
+                read,
+                write,
+                early,
+                port_channels(&ports),
+                form,
+                idle,
+                Some(patience.stall),
+            );
             let app = async {
                 forward::serve_channels(channels, &ports, &stop).await;
                 Over::Ports
@@ -178,17 +185,18 @@ pub(crate) async fn serve<S, R, W>(
             (conclude(app, driver, data).await, link)
         }
     };
-    log(kind, &id, &over, &link);
+    log(kind, &id, transport, &over, &link);
 }
 
 /// Channels of exec and attach.
 const PROCESS_CHANNELS: u8 = 5;
 
-fn log(kind: &str, id: &str, over: &Over, link: &Link) {
+fn log(kind: &str, id: &str, transport: Transport, over: &Over, link: &Link) {
     let (received, sent) = link.meter.totals();
     tracing::info!(
         kind,
         id,
+        transport = transport.name(),
         outcome = %over,
         received,
         sent,

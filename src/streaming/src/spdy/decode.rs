@@ -323,7 +323,7 @@ mod tests {
             (
                 stream,
                 bit,
-                proptest::collection::vec(any::<u8>(), 0..100_000)
+                proptest::collection::vec(any::<u8>(), 0..70_000)
             )
                 .prop_map(|(stream, fin, payload)| Frame::Data {
                     stream,

@@ -13,7 +13,7 @@ use tokio_tungstenite::{
 
 use super::{
     Served, Setup,
-    fake::{CLOSED, COUNT, ECHO, GREET},
+    fake::{CLOSED, COUNT, ECHO, GREET, HOLE},
     pattern, wanted,
 };
 use crate::client::Client;
@@ -381,4 +381,38 @@ async fn spdy_passes_through_a_websocket() {
     client.close().await;
     assert_eq!(closed.await.unwrap(), Some(1000));
     served.end().await;
+}
+
+#[tokio::test]
+async fn a_port_that_nobody_reads_does_not_stop_the_others() {
+    let served = Served::with(Setup {
+        stall: Duration::from_millis(200),
+        ..Setup::default()
+    })
+    .await;
+    let socket = connect(&served.ports(&[HOLE, ECHO]), "v4.channel.k8s.io").await;
+    let (mut write, mut read) = socket.split();
+    let sending = tokio::spawn(async move {
+        // More than all the buffers between here and the pod.
+        for _ in 0..64 {
+            write
+                .send(message(false, 0, &vec![0; 1 << 20]))
+                .await
+                .unwrap();
+        }
+        write.send(message(false, 2, b"still here")).await.unwrap();
+        write
+    });
+    let mut echo = Vec::new();
+    while echo.len() < 2 + 10 {
+        if let Message::Binary(bytes) = read.next().await.unwrap().unwrap()
+            && bytes[0] == 2
+        {
+            echo.extend_from_slice(&bytes[1..]);
+        }
+    }
+    assert_eq!(&echo[2..], b"still here");
+    served.fake.count(1).await;
+    drop((read, sending.await.unwrap()));
+    served.fake.nothing_left().await;
 }

@@ -48,6 +48,7 @@ pub(crate) fn start<R, W>(
     channels: u8,
     form: Form,
     idle: Duration,
+    stall: Option<Duration>,
 ) -> (
     Vec<Channel>,
     impl Future<Output = End>,
@@ -67,6 +68,7 @@ where
     let reader = Reader {
         link: link.clone(),
         form,
+        stall,
         message: Message::Outside,
     };
     let driver = drive::drive(
@@ -83,6 +85,8 @@ where
 struct Reader {
     link: Arc<Link>,
     form: Form,
+    /// How long a channel may hold up the others.
+    stall: Option<Duration>,
     message: Message,
 }
 
@@ -168,7 +172,7 @@ impl Reader {
                     self.link.push(stream, bytes);
                 }
                 if self.link.is_full(stream) {
-                    drive::until_drained(&self.link, stream, None).await;
+                    drive::until_drained(&self.link, stream, self.stall).await;
                 }
             }
         }

@@ -304,7 +304,7 @@ mod tests {
         #[test]
         fn messages_arrive_however_they_are_cut(
             sent in proptest::collection::vec(
-                (proptest::collection::vec(any::<u8>(), 0..70_000), any::<[u8; 4]>(), 1_usize..4), 1..4),
+                (proptest::collection::vec(any::<u8>(), 0..40_000), any::<[u8; 4]>(), 1_usize..4), 1..4),
             step in 1_usize..9000,
         ) {
             let mut bytes = Vec::new();
