@@ -23,6 +23,9 @@ use crate::{
 /// How much of a connection is read at once.
 const READ_LEN: usize = 32 * 1024;
 
+/// Longest number of a request, in bytes.
+const MAX_REQUEST_ID: usize = 64;
+
 /// What ports of which pod.
 #[derive(Clone, Debug)]
 pub(crate) struct Ports<S> {
@@ -124,6 +127,8 @@ fn describe(opened: &Opened) -> Option<(String, Kind, u16)> {
         .ok()
         .filter(|&port| port > 0)?;
     let name = match opened.headers.get("requestid").filter(|id| !id.is_empty()) {
+        // Kept until the pair is whole, so a client must not choose how much that is.
+        Some(id) if id.len() > MAX_REQUEST_ID => return None,
         Some(id) => format!("request {id}"),
         // Old clients number nothing, and open the error stream just before the one for data.
         None => match kind {

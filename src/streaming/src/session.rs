@@ -7,6 +7,7 @@ use engine::streams::{StreamEnd, Streams, Wanted};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::mpsc,
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -14,7 +15,7 @@ use crate::{
     Session,
     drive::End,
     forward::{self, Ports},
-    link::{Close, Link, Outbound, Outgoing},
+    link::{Close, Incoming, Link, Outbound, Outgoing},
     negotiate::Transport,
     process::{self, ClientStreams},
     spdy::session::{self as spdy_session, Role, Session as SpdySession},
@@ -259,6 +260,13 @@ async fn run_process<S: Streams>(
     }
 }
 
+/// A stream that a client of exec or attach may have to open.
+struct Slot {
+    kind: &'static str,
+    wanted: bool,
+    ends: Option<(Incoming, Outgoing)>,
+}
+
 /// Waits for the streams that a client of exec or attach has to open.
 async fn collect(
     spdy: &mut SpdySession,
@@ -267,66 +275,56 @@ async fn collect(
     resize: bool,
     patience: Patience,
 ) -> Result<ClientStreams, Over> {
-    let (mut stdin, mut stdout, mut stderr, mut error, mut sizes) = (None, None, None, None, None);
-    let missing = |stdin: bool, stdout: bool, stderr: bool, error: bool, sizes: bool| {
-        [
-            ("error", !error),
-            ("stdin", wanted.stdin && !stdin),
-            ("stdout", wanted.stdout && !stdout),
-            ("stderr", wanted.stderr && !stderr),
-            ("resize", resize && !sizes),
-        ]
-        .into_iter()
-        .find_map(|(name, missing)| missing.then_some(name))
-    };
-    let deadline = tokio::time::Instant::now() + patience.stream_creation;
-    while let Some(name) = missing(
-        stdin.is_some(),
-        stdout.is_some(),
-        stderr.is_some(),
-        error.is_some(),
-        sizes.is_some(),
-    ) {
-        let opened = match tokio::time::timeout_at(deadline, spdy.opened.recv()).await {
+    let begin = Instant::now();
+    let mut slots = [
+        ("error", true),
+        ("stdin", wanted.stdin),
+        ("stdout", wanted.stdout),
+        ("stderr", wanted.stderr),
+        ("resize", resize),
+    ]
+    .map(|(kind, wanted)| Slot {
+        kind,
+        wanted,
+        ends: None,
+    });
+    while let Some(missing) = slots.iter().find(|slot| slot.wanted && slot.ends.is_none()) {
+        let missing = missing.kind;
+        let left = patience.stream_creation.saturating_sub(begin.elapsed());
+        let opened = match tokio::time::timeout(left, spdy.opened.recv()).await {
             Ok(Some(opened)) => opened,
             // The connection ends, which its driver tells.
             Ok(None) => std::future::pending().await,
             Err(_) => {
-                let over = Over::NoStreams(name);
-                if let Some((_, outgoing)) = error {
-                    let mut outgoing: Outgoing = outgoing;
+                let over = Over::NoStreams(missing);
+                let [error, ..] = slots;
+                if let Some((_, mut error)) = error.ends {
                     let said = Outcome::Failed(over.to_string()).tell(form);
-                    let _ = outgoing.send(said.into()).await;
-                    let _ = outgoing.finish().await;
+                    let _ = error.send(said.into()).await;
+                    let _ = error.finish().await;
                 }
                 return Err(over);
             }
         };
-        let (kind, wanted) = match opened.headers.get("streamtype") {
-            Some("error") => (&mut error, true),
-            Some("stdin") => (&mut stdin, wanted.stdin),
-            Some("stdout") => (&mut stdout, wanted.stdout),
-            Some("stderr") => (&mut stderr, wanted.stderr),
-            Some("resize") => (&mut sizes, resize),
-            other => {
-                tracing::debug!("a stream of type {other:?} is reset");
-                continue;
+        let kind = opened.headers.get("streamtype").unwrap_or_default();
+        match slots.iter_mut().find(|slot| slot.kind == kind) {
+            Some(slot) if slot.wanted && slot.ends.is_none() => {
+                slot.ends = Some((opened.incoming, opened.outgoing));
             }
-        };
-        if wanted && kind.is_none() {
-            *kind = Some((opened.incoming, opened.outgoing));
+            // Dropped, and so reset.
+            _ => tracing::debug!(
+                kind,
+                "a stream that was not asked for, or was opened before, is reset"
+            ),
         }
-        // One that was not asked for, or comes twice, is reset by being dropped.
     }
-    let Some(error) = error else {
-        return Err(Over::NoStreams("error"));
-    };
+    let [error, stdin, stdout, stderr, resize] = slots.map(|slot| slot.ends);
     Ok(ClientStreams {
         stdin,
         stdout,
         stderr,
-        error,
-        resize: sizes,
+        error: error.ok_or(Over::NoStreams("error"))?,
+        resize,
         form,
     })
 }

@@ -121,6 +121,7 @@ async fn a_port_that_fails_is_told_and_the_next_connection_works(
 #[case(&[("streamType", "data"), ("port", "65536")])]
 #[case(&[("streamType", "stdin"), ("port", "80")])]
 #[case(&[("port", "80")])]
+#[case(&[("streamType", "data"), ("port", "80"), ("requestID", "a number of more than sixty-four characters, which no honest client would give")])]
 #[tokio::test]
 async fn streams_that_say_not_what_they_are_for_are_reset_alone(#[case] headers: &[(&str, &str)]) {
     let served = Served::new().await;
