@@ -252,7 +252,7 @@ impl Node {
                 stdin_once: config.stdin_once,
                 memory_cgroup: self.cgroups.memory(&remains.cgroup)?,
                 exit_file: directory.join("exit"),
-                attach_socket: Some(directory.join("attach.sock")),
+                attach_socket: Some(self.paths.attach_socket(id)),
                 deadline: self.config.timeouts.runtime_create,
             })
             .await?;

@@ -79,6 +79,16 @@ pub enum EngineError {
         stage: &'static str,
         limit: Duration,
     },
+    #[error(
+        "nothing listens on port {port} of pod {pod}: both 127.0.0.1 and ::1 refuse the connection"
+    )]
+    PortRefused { pod: PodId, port: u16 },
+    #[error("port {port} of pod {pod} cannot be connected to")]
+    PortUnreachable {
+        pod: PodId,
+        port: u16,
+        source: io::Error,
+    },
     #[error("the command did not end within {0:?} and was killed")]
     ExecDeadline(Duration),
     #[error("container {id} does not end: {detail}")]

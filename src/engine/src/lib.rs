@@ -17,14 +17,18 @@
 
 #![forbid(unsafe_code)]
 
+mod attach;
 mod attachment;
 mod bundle;
 mod cdi_devices;
 mod cgroups;
+mod connect;
 mod create_container;
 mod devices;
 pub mod error;
 mod events;
+mod exec;
+mod exec_process;
 mod exec_sync;
 mod facts;
 mod feed;

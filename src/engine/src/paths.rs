@@ -87,6 +87,11 @@ impl Paths {
         self.containers().join(id.as_str())
     }
 
+    /// Where attaching clients find a container's streams.
+    pub(crate) fn attach_socket(&self, id: &ContainerId) -> PathBuf {
+        self.bundle(id).join("attach.sock")
+    }
+
     /// Mount point of a container's root filesystem.
     pub(crate) fn rootfs(&self, id: &ContainerId) -> PathBuf {
         self.bundle(id).join("rootfs")

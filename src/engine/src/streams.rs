@@ -7,21 +7,14 @@ use std::{future::Future, pin::Pin};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
-use crate::error::SharedError;
+pub use runtime::TerminalSize;
+
+use crate::{Engine, error::SharedError};
 
 /// What can be read until its end.
 pub type Output = Pin<Box<dyn AsyncRead + Send>>;
 /// What can be written. Shutting it down, or dropping it, is the end of input.
 pub type Input = Pin<Box<dyn AsyncWrite + Send>>;
-
-/// Size of a terminal, in characters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TerminalSize {
-    /// Lines.
-    pub rows: u16,
-    /// Columns.
-    pub columns: u16,
-}
 
 /// A command for a running container.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,4 +100,22 @@ pub trait Streams: Clone + Send + Sync + 'static {
         pod: &str,
         port: u16,
     ) -> impl Future<Output = Result<PortStream, SharedError>> + Send;
+}
+
+impl Streams for Engine {
+    async fn exec(&self, command: ExecCommand) -> Result<ProcessStreams, SharedError> {
+        Ok(self.node.exec(&command).await?)
+    }
+
+    async fn attach(
+        &self,
+        container: &str,
+        wanted: Wanted,
+    ) -> Result<ProcessStreams, SharedError> {
+        Ok(self.node.attach(container, wanted).await?)
+    }
+
+    async fn connect(&self, pod: &str, port: u16) -> Result<PortStream, SharedError> {
+        Ok(self.node.connect(pod, port).await?)
+    }
 }

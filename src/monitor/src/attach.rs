@@ -1,7 +1,8 @@
 //! Attaching clients of one container: they get its output from now on, and may give it input.
 //!
-//! A client that reads too slowly is cut off; neither the container nor the log ever waits for it. Input goes the other
-//! way round: a container that does not read makes its clients wait.
+//! A client that does not keep up makes the container's output wait, as a slow terminal would, but only for so long: then
+//! it is cut off (`output_hold` has the rules). The log misses nothing either way. Input goes the other way round: a
+//! container that does not read makes its clients wait.
 
 use std::{ffi::OsStr, fs, io, io::IoSlice, os::unix::ffi::OsStrExt as _, path::PathBuf};
 
@@ -18,8 +19,14 @@ use crate::{
     stdio::{READ_BYTES, Read, read},
 };
 
-/// Output kept for a client that does not keep up.
-const QUEUE_BYTES_MAX: usize = 256 * 1024;
+/// A client for which more than this is kept makes the output wait.
+const QUEUE_BYTES_HIGH: usize = 64 * 1024;
+/// The output goes on when no client is left for which more than this is kept.
+const QUEUE_BYTES_LOW: usize = 16 * 1024;
+/// Output kept for a client at most. More than the mark, because what the pipes hold when a container ends is read at once.
+const QUEUE_BYTES_MAX: usize = 512 * 1024;
+/// Input that a client may have sent beyond a whole frame.
+const INPUT_BYTES_MAX: usize = 256 * 1024;
 /// Clients at once.
 const CLIENTS_MAX: usize = 32;
 
@@ -118,7 +125,31 @@ impl Attach {
             .any(|client| client.watch.serial() == serial)
     }
 
-    /// Sends output to everyone, and cuts off who does not keep up.
+    /// Whether the output has to wait for a client.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.most_queued() > QUEUE_BYTES_HIGH
+    }
+
+    /// Whether output that waited for a client can go on.
+    pub(crate) fn has_caught_up(&self) -> bool {
+        self.most_queued() <= QUEUE_BYTES_LOW
+    }
+
+    fn most_queued(&self) -> usize {
+        let queued = self.clients.iter().map(|client| client.queue.len());
+        queued.max().unwrap_or_default()
+    }
+
+    /// Cuts off everyone whom the output waits for.
+    pub(crate) fn cut_off_slow(&mut self) {
+        for client in &mut self.clients {
+            if client.queue.len() > QUEUE_BYTES_LOW {
+                client.cut_off();
+            }
+        }
+    }
+
+    /// Sends output to everyone, and cuts off whose queue is full.
     pub(crate) fn output(&mut self, stderr: bool, data: &[u8]) {
         if let Ok(header) = output_header(stderr, data.len()) {
             for client in &mut self.clients {
@@ -159,7 +190,7 @@ impl Attach {
             Read::End => alive = false,
         }
         // Only a client that hung up or broke the pause comes here with much.
-        alive &= client.input.buffered_bytes() <= QUEUE_BYTES_MAX;
+        alive &= client.input.buffered_bytes() <= INPUT_BYTES_MAX;
         // What was sent before hanging up still counts.
         let mut wishes = if input_full && alive {
             Vec::new()

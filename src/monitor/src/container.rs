@@ -31,13 +31,14 @@ use crate::{
     create::Creation,
     log::{Lines, LogFile},
     oom::KillCounter,
+    output_hold::{OutputHold, Turn},
     poller::{Poller, Source, Token},
     stdio::{Input, Output, READ_BYTES, Read, read},
 };
 
 /// Reads of one stream per event: a loud container must not starve the others.
 const READS_PER_EVENT: usize = 8;
-/// Reads of one stream when its container has ended: 4 MiB, far more than a pipe holds.
+/// Reads of one stream when its container has ended: 4 MiB, far more than a pipe holds. No client is waited for then.
 const READS_AT_END: usize = 256;
 /// How long streams are read on when the container has ended and something else holds them.
 const DRAIN_MS: Millis = 2_000;
@@ -60,6 +61,7 @@ pub(crate) struct Container {
     stdin_once: bool,
     terminal: bool,
     drain_until: Option<Millis>,
+    hold: OutputHold,
 }
 
 /// Where a container is in its life.
@@ -117,6 +119,7 @@ impl Container {
             stdin_once: parts.stdin_once,
             terminal: parts.terminal,
             drain_until: None,
+            hold: OutputHold::default(),
         }
     }
 
@@ -199,12 +202,16 @@ impl Container {
 
     /// Reads what a stream has, as much as is fair.
     pub(crate) fn output_ready(&mut self, stderr: bool) {
-        self.read_output(stderr, READS_PER_EVENT);
+        self.read_output(stderr, READS_PER_EVENT, true);
     }
 
-    fn read_output(&mut self, stderr: bool, reads: usize) {
+    fn read_output(&mut self, stderr: bool, reads: usize, waits: bool) {
         let mut buffer = [0; READ_BYTES];
         for _ in 0..reads {
+            // Before the first read too: an event may be of the same round as the one that made the output wait.
+            if waits && self.hold.is_held() {
+                return;
+            }
             let stream = if stderr {
                 &mut self.stderr
             } else {
@@ -222,6 +229,32 @@ impl Container {
             }
             if let Some(attach) = &mut self.attach {
                 attach.output(stderr, data);
+                let turn = self.hold.after_output(attach.is_behind(), now_ms());
+                self.take(turn);
+            }
+        }
+    }
+
+    /// Clients may have caught up, or gone.
+    fn clients_moved(&mut self) {
+        let caught_up = self.attach.as_ref().is_none_or(Attach::has_caught_up);
+        let turn = self.hold.after_progress(caught_up);
+        self.take(turn);
+    }
+
+    fn take(&mut self, turn: Option<Turn>) {
+        let Some(turn) = turn else { return };
+        for (stderr, stream) in [(false, &mut self.stdout), (true, &mut self.stderr)] {
+            let Some(output) = stream else { continue };
+            let watched = match turn {
+                Turn::Hold => Ok(output.watch.mute()),
+                Turn::Release => output.watch.unmute(),
+            };
+            if let Err(error) = watched {
+                // Unread, it would block the container for ever; closed, the container learns of it.
+                let id = &self.id;
+                crate::complaint::complain(format_args!("{id}: its output is lost: {error}"));
+                return self.close_output(stderr);
             }
         }
     }
@@ -246,8 +279,8 @@ impl Container {
     /// The init process has ended: takes in what it printed, and closes its input.
     pub(crate) fn end_streams(&mut self) {
         self.stdin = None;
-        self.read_output(false, READS_AT_END);
-        self.read_output(true, READS_AT_END);
+        self.read_output(false, READS_AT_END, false);
+        self.read_output(true, READS_AT_END, false);
         if self.stdout.is_some() || self.stderr.is_some() {
             self.drain_until = Some(now_ms() + DRAIN_MS);
         }
@@ -264,6 +297,7 @@ impl Container {
         lines
             .chain(waiters)
             .chain(self.drain_until)
+            .chain(self.hold.due())
             .chain(oom)
             .min()
     }
@@ -276,6 +310,12 @@ impl Container {
             {
                 output.lines.flush_partial(unix_ns(), log);
             }
+        }
+        if self.hold.is_over(now) {
+            if let Some(attach) = &mut self.attach {
+                attach.cut_off_slow();
+            }
+            self.clients_moved();
         }
         if self.drain_until.is_some_and(|until| until <= now) {
             self.close_output(false);
@@ -317,6 +357,7 @@ impl Container {
             .as_mut()
             .map(|attach| attach.ready(client_serial, full))
             .unwrap_or_default();
+        self.clients_moved();
         self.grant(wishes);
     }
 

@@ -26,6 +26,7 @@ mod exit_file;
 mod log;
 mod namespaces;
 mod oom;
+mod output_hold;
 mod pause;
 mod poller;
 mod process_tree;

@@ -148,6 +148,18 @@ impl Watch {
         }
     }
 
+    /// Watches for nothing at all until [`Self::unmute`]. An empty interest would still tell of a peer that hung up, over and
+    /// over.
+    pub(crate) fn mute(&mut self) {
+        let _ = epoll::delete(&*self.poller.0, &self.fd);
+    }
+
+    /// Watches again, for what it was made for.
+    pub(crate) fn unmute(&mut self) -> io::Result<()> {
+        let data = EventData::new_u64(self.token.pack());
+        Ok(epoll::add(&*self.poller.0, &self.fd, data, self.flags)?)
+    }
+
     pub(crate) fn serial(&self) -> u32 {
         self.token.serial
     }

@@ -64,6 +64,15 @@ pub enum RuntimeError {
         /// The monitor's socket.
         socket: PathBuf,
     },
+    /// A container's live output broke off before its end.
+    #[error(
+        "the live output at {} broke off: it was not read for too long, or the container was removed",
+        socket.display()
+    )]
+    CutOff {
+        /// The container's attach socket.
+        socket: PathBuf,
+    },
     /// A file or socket of ours failed.
     #[error("{}: {doing}", path.display())]
     Io {

@@ -21,7 +21,7 @@ use self::link::Link;
 pub use self::spawn::MonitorSpawn;
 
 /// How long a monitor may take for what it does at once. It answers in microseconds; only a stopped one does not.
-const PROMPT: Duration = Duration::from_secs(10);
+pub(crate) const PROMPT: Duration = Duration::from_secs(10);
 /// What a monitor gets beyond a request's own deadline, to kill and to answer.
 const GRACE: Duration = Duration::from_secs(5);
 /// How long forgetting waits for a container that is just ending.

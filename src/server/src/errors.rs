@@ -76,6 +76,10 @@ fn engine_code(error: &EngineError) -> Code {
             ImageVolumeFault::Mount(error) => storage_code(error),
         },
         EngineError::NetworkNotReady(_) | EngineError::Interrupted { .. } => Code::Unavailable,
+        EngineError::NetworkNotReady(_)
+        | EngineError::Interrupted { .. }
+        | EngineError::PortRefused { .. }
+        | EngineError::PortUnreachable { .. } => Code::Unavailable,
         EngineError::Deadline { .. } | EngineError::ExecDeadline(_) => Code::DeadlineExceeded,
         EngineError::Unkillable { .. }
         | EngineError::LimitsMixed { .. }
@@ -112,7 +116,7 @@ fn runtime_code(error: &RuntimeError) -> Code {
             Refusal::Invalid => Code::InvalidArgument,
             Refusal::Io => Code::Internal,
         },
-        RuntimeError::Disconnected { .. } => Code::Unavailable,
+        RuntimeError::Disconnected { .. } | RuntimeError::CutOff { .. } => Code::Unavailable,
         RuntimeError::Io { source, .. } | RuntimeError::Spawn { source, .. } => io_code(source),
         RuntimeError::Protocol { .. } => Code::Internal,
     }

@@ -2,6 +2,8 @@
 //!
 //! Each call is a few lines in the file of its subject: [`crate::pods`], [`crate::containers`], [`crate::stats`],
 //! [`crate::metrics`], [`crate::node`]; images have a service of their own in [`crate::images`].
+//! Each call is a few lines in the file of its subject: [`crate::pods`], [`crate::containers`], [`crate::sessions`], [`crate::node`]; images
+//! have a service of their own in [`crate::images`].
 
 use std::sync::Arc;
 
@@ -9,6 +11,7 @@ use api::cri;
 use api::cri::runtime_service_server::RuntimeService;
 use engine::Engine;
 use image::Images;
+use streaming::Tickets;
 use tonic::{Request, Response, Status};
 
 use crate::ServerOptions;
@@ -20,6 +23,7 @@ use crate::list::Pieces;
 pub(crate) struct Face {
     pub(crate) engine: Engine,
     pub(crate) images: Images,
+    pub(crate) tickets: Tickets,
     pub(crate) options: Arc<ServerOptions>,
 }
 
@@ -167,19 +171,19 @@ impl RuntimeService for Face {
         self.exec(request).await
     }
 
-    async fn exec(&self, _: Request<cri::ExecRequest>) -> Reply<cri::ExecResponse> {
-        absent("streaming exec")
+    async fn exec(&self, request: Request<cri::ExecRequest>) -> Reply<cri::ExecResponse> {
+        self.exec_url(request)
     }
 
-    async fn attach(&self, _: Request<cri::AttachRequest>) -> Reply<cri::AttachResponse> {
-        absent("attach")
+    async fn attach(&self, request: Request<cri::AttachRequest>) -> Reply<cri::AttachResponse> {
+        self.attach_url(&request)
     }
 
     async fn port_forward(
         &self,
-        _: Request<cri::PortForwardRequest>,
+        request: Request<cri::PortForwardRequest>,
     ) -> Reply<cri::PortForwardResponse> {
-        absent("port forwarding")
+        self.port_forward_url(&request)
     }
 
     async fn update_container_resources(

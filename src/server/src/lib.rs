@@ -4,6 +4,9 @@
 //! the call its deadline and its line in the log; `face` has the table of calls, whose bodies stand in `pods`,
 //! `containers`, `stats`, `metrics`, `node` and `images`. There the message is checked and turned into `spec::model` values (`convert`),
 //! handed to `engine` or `image`, and the outcome turned back (`describe`, `list`) or into a gRPC status (`errors`).
+//! `containers`, `sessions`, `node` and `images`. There the message is checked and turned into `spec::model` values
+//! (`convert`), handed to `engine` or `image`, and the outcome turned back (`describe`, `list`) or into a gRPC status
+//! (`errors`).
 //!
 //! Nothing of CRI goes further in than this crate, and nothing here decides how a pod is run. Reads answer from
 //! immutable snapshots and never wait.
@@ -31,5 +34,6 @@ mod routes;
 mod samples;
 mod server;
 mod stats;
+mod sessions;
 
 pub use server::{Server, ServerOptions};

@@ -8,6 +8,7 @@ use std::time::Duration;
 use engine::Engine;
 use futures_util::Stream;
 use image::Images;
+use streaming::Tickets;
 use tokio::net::UnixStream;
 
 use crate::connections;
@@ -33,12 +34,13 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server that is ready to serve.
-    pub fn new(engine: Engine, images: Images, options: ServerOptions) -> Self {
+    /// A server that is ready to serve. `tickets` are those of the streaming server, for the URLs of live sessions.
+    pub fn new(engine: Engine, images: Images, tickets: Tickets, options: ServerOptions) -> Self {
         let drain = options.drain;
         let face = Face {
             engine,
             images,
+            tickets,
             options: Arc::new(options),
         };
         Self {

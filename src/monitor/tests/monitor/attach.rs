@@ -17,7 +17,10 @@ with_each_runtime!(
     output_and_input,
     a_terminal,
     stdin_once,
-    slow_clients,
+    a_client_that_does_not_read,
+    a_client_that_reads_late,
+    a_client_that_keeps_up,
+    the_end_of_a_held_container,
     unread_input,
     after_the_end
 );
@@ -183,36 +186,113 @@ async fn stdin_once(pod: &Pod) {
     );
 }
 
-async fn slow_clients(pod: &Pod) {
-    let script = "read go; n=0; while [ $n -lt 40 ]; do head -c 65536 /dev/zero; n=$((n+1)); done; echo done; sleep 1000";
+/// Waits for `go`, then writes 40 times 64 KiB and a last line.
+const LOUD: &str = "read go; n=0; while [ $n -lt 40 ]; do head -c 65536 /dev/zero; n=$((n+1)); done; echo done; ";
+const LOUD_BYTES: usize = 40 * 65536 + "done\n".len();
+
+async fn loud(pod: &Pod, then: &str) -> Client {
+    let script = format!("{LOUD}{then}");
     pod.create(
         "c",
         &Wanted {
-            args: &sh(script),
+            args: &sh(&script),
             stdin: true,
             ..Wanted::default()
         },
     )
     .await;
-    let mut slow = Client::connect(pod, "c");
+    let mut client = Client::connect(pod, "c");
     pod.start("c").await;
-    slow.send(&AttachFrame::Stdin(b"go\n".to_vec()));
-    // The container gets through although nobody reads.
-    eventually("the log is complete", || {
-        pod.log("c", "stdout")
-            .last()
-            .is_some_and(|(_, text)| text.ends_with("done"))
-    })
-    .await;
+    client.send(&AttachFrame::Stdin(b"go\n".to_vec()));
+    client
+}
+
+fn logged_bytes(pod: &Pod) -> usize {
+    pod.log("c", "stdout")
+        .iter()
+        .map(|(_, text)| text.len())
+        .sum()
+}
+
+/// Bytes of stdout until the connection's end, or until the container's.
+fn rest(client: &mut Client) -> (usize, bool) {
     let mut bytes = 0;
-    while let Some(frame) = slow.next() {
-        if let AttachFrame::Stdout(data) = frame {
-            bytes += data.len();
+    loop {
+        match client.next() {
+            Some(AttachFrame::Stdout(data)) => bytes += data.len(),
+            Some(AttachFrame::Ended) => return (bytes, true),
+            Some(_) => {}
+            None => return (bytes, false),
         }
     }
-    assert!(bytes < 40 * 65536, "it was cut off");
+}
+
+async fn a_client_that_does_not_read(pod: &Pod) {
+    let mut slow = loud(pod, "sleep 1000").await;
+    // The container gets through although nobody reads, when patience is over.
+    eventually("the log is complete", || {
+        logged_bytes(pod) == LOUD_BYTES - 1
+    })
+    .await;
+    let (bytes, ended) = rest(&mut slow);
+    assert!(bytes < LOUD_BYTES && !ended, "it was cut off");
     pod.monitor.signal("c", 9).await.unwrap();
     pod.exit("c").await;
+}
+
+async fn a_client_that_reads_late(pod: &Pod) {
+    let mut late = loud(pod, "exit 5").await;
+    // What fits nowhere waits in the container, and the log with it.
+    eventually("the output is held", || logged_bytes(pod) >= 65536).await;
+    assert_eq!(
+        rest(&mut late),
+        (LOUD_BYTES, true),
+        "it missed something although it read in time"
+    );
+    assert_eq!(pod.exit("c").await.code, 5);
+    assert_eq!(logged_bytes(pod), LOUD_BYTES - 1);
+}
+
+async fn a_client_that_keeps_up(pod: &Pod) {
+    // Two streams of 24 MiB each at once: far more than any queue.
+    let script =
+        "read go; head -c 25165824 /dev/zero & head -c 25165824 /dev/zero >&2; wait; exit 3";
+    pod.create(
+        "c",
+        &Wanted {
+            args: &sh(script),
+            stdin: true,
+            log: Some("/dev/null".into()),
+            ..Wanted::default()
+        },
+    )
+    .await;
+    let mut client = Client::connect(pod, "c");
+    pod.start("c").await;
+    client.send(&AttachFrame::Stdin(b"go\n".to_vec()));
+    let (mut stdout, mut stderr) = (0, 0);
+    loop {
+        match client.next() {
+            Some(AttachFrame::Stdout(data)) => stdout += data.len(),
+            Some(AttachFrame::Stderr(data)) => stderr += data.len(),
+            Some(AttachFrame::Ended) => break,
+            Some(_) => {}
+            None => panic!("cut off after {stdout} and {stderr} bytes"),
+        }
+    }
+    assert_eq!((stdout, stderr), (25_165_824, 25_165_824));
+    assert_eq!(pod.exit("c").await.code, 3);
+}
+
+async fn the_end_of_a_held_container(pod: &Pod) {
+    let mut client = loud(pod, "sleep 1000").await;
+    eventually("the output is held", || logged_bytes(pod) >= 65536).await;
+    // Its end does not wait for a client, and what its pipe held is in the log and on its way to the client.
+    pod.monitor.signal("c", 9).await.unwrap();
+    assert_eq!(pod.exit("c").await.code, 137);
+    let logged = logged_bytes(pod);
+    assert!(logged < LOUD_BYTES - 1, "nothing held it");
+    assert_eq!(rest(&mut client), (logged, true));
 }
 
 async fn unread_input(pod: &Pod) {
