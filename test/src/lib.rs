@@ -3,7 +3,7 @@
 //! Each test runs in a [`mod@world`] of its own: network, mount, PID, cgroup, IPC and UTS namespaces, so that nothing that
 //! goes wrong can reach the machine or another test, and so that whatever is left over at the end can be told
 //! ([`ledger`]). Inside stand a [`registry`] with [`images`] made here, CNI configuration ([`cni`]) and a [`node`]: one
-//! `pintle serve`, its files and a client ([`cri`]).
+//! `pintle serve`, its files and a client ([`cri`]), which also opens live sessions ([`session`]).
 //!
 //! A test is written as
 //!
@@ -31,6 +31,7 @@ pub mod node;
 pub mod places;
 pub mod processes;
 pub mod registry;
+pub mod session;
 pub mod settle;
 pub mod world;
 

@@ -94,7 +94,10 @@ fn unreachable(pod: &Pod, port: u16, source: io::Error) -> EngineError {
 /// 127.0.0.1 first, then ::1. The error is the first one: of IPv6, a pod may have nothing at all.
 async fn dial(sockets: TcpSockets, port: u16) -> io::Result<TcpStream> {
     let v4 = TcpSocket::from_std_stream(sockets.v4);
-    let error = match v4.connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await {
+    let error = match v4
+        .connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+        .await
+    {
         Ok(stream) => return Ok(stream),
         Err(error) => error,
     };
@@ -120,17 +123,11 @@ mod tests {
         let v4 = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = v4.local_addr().unwrap().port();
         let stream = dial(tcp_sockets(None).unwrap(), port).await.unwrap();
-        assert_eq!(
-            v4.accept().await.unwrap().1,
-            stream.local_addr().unwrap()
-        );
+        assert_eq!(v4.accept().await.unwrap().1, stream.local_addr().unwrap());
         drop(v4);
         if let Ok(v6) = TcpListener::bind((Ipv6Addr::LOCALHOST, port)).await {
             let stream = dial(tcp_sockets(None).unwrap(), port).await.unwrap();
-            assert_eq!(
-                v6.accept().await.unwrap().1,
-                stream.local_addr().unwrap()
-            );
+            assert_eq!(v6.accept().await.unwrap().1, stream.local_addr().unwrap());
         }
         let error = dial(tcp_sockets(None).unwrap(), port).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);

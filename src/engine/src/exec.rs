@@ -41,7 +41,9 @@ impl Node {
         let (streams, theirs) = Pipes::new(wanted).map_err(pipe_failed)?;
         let running = self.start(&process, theirs).await?;
         Ok(ProcessStreams {
-            stdin: streams.stdin.map(|stdin| Box::pin(ClosingSender(Some(stdin))) as _),
+            stdin: streams
+                .stdin
+                .map(|stdin| Box::pin(ClosingSender(Some(stdin))) as _),
             stdout: streams.stdout.map(|stdout| Box::pin(stdout) as _),
             stderr: streams.stderr.map(|stderr| Box::pin(stderr) as _),
             resize: None,

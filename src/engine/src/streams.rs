@@ -107,11 +107,7 @@ impl Streams for Engine {
         Ok(self.node.exec(&command).await?)
     }
 
-    async fn attach(
-        &self,
-        container: &str,
-        wanted: Wanted,
-    ) -> Result<ProcessStreams, SharedError> {
+    async fn attach(&self, container: &str, wanted: Wanted) -> Result<ProcessStreams, SharedError> {
         Ok(self.node.attach(container, wanted).await?)
     }
 

@@ -244,17 +244,23 @@ impl Container {
 
     fn take(&mut self, turn: Option<Turn>) {
         let Some(turn) = turn else { return };
-        for (stderr, stream) in [(false, &mut self.stdout), (true, &mut self.stderr)] {
-            let Some(output) = stream else { continue };
-            let watched = match turn {
-                Turn::Hold => Ok(output.watch.mute()),
-                Turn::Release => output.watch.unmute(),
+        for stderr in [false, true] {
+            let stream = if stderr {
+                &mut self.stderr
+            } else {
+                &mut self.stdout
             };
-            if let Err(error) = watched {
-                // Unread, it would block the container for ever; closed, the container learns of it.
-                let id = &self.id;
-                crate::complaint::complain(format_args!("{id}: its output is lost: {error}"));
-                return self.close_output(stderr);
+            let Some(output) = stream else { continue };
+            match turn {
+                Turn::Hold => output.watch.mute(),
+                Turn::Release => {
+                    if let Err(error) = output.watch.unmute() {
+                        // Unread, it would block the container for ever; closed, the container learns of it.
+                        let id = &self.id;
+                        crate::complaint::complain(format_args!("{id}: output lost: {error}"));
+                        self.close_output(stderr);
+                    }
+                }
             }
         }
     }

@@ -8,6 +8,7 @@ use std::{
     fs, io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use engine::{Engine, EngineConfig, EngineError, Handler, Timeouts};
@@ -22,6 +23,7 @@ use spec::{
 };
 use state::{ImagesDb, PodsDb, StateError};
 use storage::{LayerStore, StorageError, UnpackLimits};
+use streaming::{StreamingError, StreamingOptions, StreamingServer, TlsFiles};
 use sys::{SysError, kernel::Version};
 
 use crate::{
@@ -45,6 +47,8 @@ pub(crate) struct Assembled {
     pub(crate) engine: Engine,
     /// Answers calls.
     pub(crate) server: Server,
+    /// Carries the sessions that calls give URLs of.
+    pub(crate) streaming: StreamingServer<Engine>,
 }
 
 /// Why there is no server.
@@ -95,6 +99,9 @@ pub(crate) enum AssembleError {
     /// The network cannot be opened.
     #[error(transparent)]
     Network(#[from] NetworkError),
+    /// The streaming server cannot listen.
+    #[error("`streaming`")]
+    Streaming(#[from] StreamingError),
     /// What a former server left cannot be taken over.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -162,13 +169,15 @@ pub(crate) async fn assemble(
     .await?;
     // Only now is it known which layers the containers that were taken over hold.
     images.sweep().await?;
+    let streaming = StreamingServer::bind(streaming_options(config), engine.clone()).await?;
     let options = ServerOptions {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         drain: config.timeouts.drain,
         config_json: config::to_json(config).to_string(),
     };
     Ok(Assembled {
-        server: Server::new(engine.clone(), images.clone(), options),
+        server: Server::new(engine.clone(), images.clone(), streaming.tickets(), options),
+        streaming,
         images,
         engine,
     })
@@ -283,6 +292,28 @@ fn images_config(config: &Config) -> ImagesConfig {
         parallel_layers_per_pull: usize_of(image.parallel_layers_per_pull),
         pinned: image.pinned.clone(),
         ..ImagesConfig::new(&config.root)
+    }
+}
+
+fn streaming_options(config: &Config) -> StreamingOptions {
+    let streaming = &config.streaming;
+    let tls = streaming.tls.certificate.clone();
+    StreamingOptions {
+        listen: streaming.listen,
+        advertise: streaming.advertise.clone(),
+        tls: tls
+            .zip(streaming.tls.key.clone())
+            .map(|(certificate, key)| TlsFiles {
+                certificate,
+                key,
+                client_ca: streaming.tls.client_ca.clone(),
+            }),
+        idle: if streaming.idle_timeout.is_zero() {
+            Duration::MAX
+        } else {
+            streaming.idle_timeout
+        },
+        stream_creation: streaming.creation_timeout,
     }
 }
 

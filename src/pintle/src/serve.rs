@@ -145,6 +145,7 @@ impl Life {
             images,
             engine,
             server,
+            streaming,
         } = assembled;
         let shutdown = CancellationToken::new();
         // A task of its own, so that a reload does not keep new connections waiting.
@@ -152,6 +153,8 @@ impl Life {
             UnixListenerStream::new(listener),
             shutdown.clone().cancelled_owned(),
         ));
+        // Sessions get two seconds to end once calls are not taken any more; they are over before the calls are.
+        let sessions = tokio::spawn(streaming.serve(shutdown.clone().cancelled_owned()));
         let mut drain_until: Option<Instant> = None;
         loop {
             tokio::select! {
@@ -186,8 +189,13 @@ impl Life {
             }
         }
         let drain_until = drain_until.unwrap_or_else(Instant::now);
+        let end = async {
+            // A panic of it has been told already.
+            let _ = sessions.await;
+            engine.shutdown().await;
+        };
         tokio::select! {
-            () = engine.shutdown() => tracing::info!("ended"),
+            () = end => tracing::info!("ended"),
             () = tokio::time::sleep_until(drain_until.into()) => {
                 for job in engine.jobs() {
                     tracing::warn!(?job, "cut off; finished or undone at the next start");

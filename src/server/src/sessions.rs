@@ -32,7 +32,9 @@ impl Face {
             return Err(refuse("cmd", "is empty"));
         }
         let container = self.engine.can_exec(id);
-        let container = container.map_err(|error| engine_status(&error))?.to_string();
+        let container = container
+            .map_err(|error| engine_status(&error))?
+            .to_string();
         let url = self.url(Session::Exec(ExecCommand {
             container,
             command: request.cmd,
@@ -55,7 +57,9 @@ impl Face {
             stderr: request.stderr,
         })?;
         let container = self.engine.can_attach(id);
-        let container = container.map_err(|error| engine_status(&error))?.to_string();
+        let container = container
+            .map_err(|error| engine_status(&error))?
+            .to_string();
         let url = self.url(Session::Attach { container, wanted })?;
         Ok(Response::new(cri::AttachResponse { url }))
     }

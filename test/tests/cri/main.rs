@@ -23,3 +23,4 @@ mod security;
 mod speed;
 mod stats;
 mod userns;
+mod streaming;

@@ -187,7 +187,8 @@ async fn stdin_once(pod: &Pod) {
 }
 
 /// Waits for `go`, then writes 40 times 64 KiB and a last line.
-const LOUD: &str = "read go; n=0; while [ $n -lt 40 ]; do head -c 65536 /dev/zero; n=$((n+1)); done; echo done; ";
+const LOUD: &str =
+    "read go; n=0; while [ $n -lt 40 ]; do head -c 65536 /dev/zero; n=$((n+1)); done; echo done; ";
 const LOUD_BYTES: usize = 40 * 65536 + "done\n".len();
 
 async fn loud(pod: &Pod, then: &str) -> Client {

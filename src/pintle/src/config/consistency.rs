@@ -84,6 +84,35 @@ pub(super) fn check(config: &Config, tree: &Node, problems: &mut Vec<Problem>) {
             contradiction(&["containers", "default_sysctls", name], reason.to_owned());
         }
     }
+    let streaming = &config.streaming;
+    if let Some(url) = &streaming.advertise
+        && !is_origin(url)
+    {
+        contradiction(
+            &["streaming", "advertise"],
+            format!(
+                "{url:?} is no scheme and authority: http:// or https://, then a host and a port, without a path"
+            ),
+        );
+    }
+    let tls = &streaming.tls;
+    let (with, without) = if tls.certificate.is_some() {
+        ("certificate", "key")
+    } else if tls.key.is_some() {
+        ("key", "certificate")
+    } else {
+        ("client_ca", "certificate")
+    };
+    let complete = match (&tls.certificate, &tls.key, &tls.client_ca) {
+        (Some(_), Some(_), _) | (None, None, None) => true,
+        (_, _, _) => false,
+    };
+    if !complete {
+        contradiction(
+            &["streaming", "tls", with],
+            format!("needs `streaming.tls.{without}` beside it"),
+        );
+    }
     let parent = &config.cgroup.parent;
     let fault = match config.cgroup.driver {
         CgroupDriver::Systemd if Path::new(parent).extension() != Some(OsStr::new("slice")) => {
@@ -98,4 +127,15 @@ pub(super) fn check(config: &Config, tree: &Node, problems: &mut Vec<Problem>) {
     if let Some(fault) = fault {
         contradiction(&["cgroup", "parent"], fault.to_owned());
     }
+}
+
+/// Scheme and authority of a URL.
+fn is_origin(url: &str) -> bool {
+    let authority = url
+        .strip_prefix("https://")
+        .or_else(|| url.strip_prefix("http://"));
+    authority.is_some_and(|authority| {
+        let fits = |c: char| c.is_ascii_alphanumeric() || "-._:[]%".contains(c);
+        !authority.is_empty() && authority.chars().all(fits)
+    })
 }

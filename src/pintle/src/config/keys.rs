@@ -2,7 +2,13 @@
 //!
 //! Keys marked `@live` are taken over by a running server on SIGHUP.
 
-use std::{collections::BTreeMap, num::NonZeroU32, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    num::NonZeroU32,
+    path::PathBuf,
+    time::Duration,
+};
 
 use spec::{Capability, rlimit::RlimitKind};
 use storage::UnpackLimits;
@@ -35,6 +41,8 @@ section! {
         cgroup: Cgroup = Cgroup::default(),
         /// The pods' network.
         network: Network = Network::default(),
+        /// Live sessions with containers: exec, attach and port-forward.
+        streaming: Streaming = Streaming::default(),
         /// Images and the registries that they come from.
         image: Image = Image::default(),
         /// What containers get when nobody asks for anything else.
@@ -104,6 +112,35 @@ section! {
         cache_dir: PathBuf = "/var/lib/cni".into(),
         /// How long one plugin may run.
         plugin_timeout: Duration = Duration::from_mins(1),
+    }
+}
+
+section! {
+    /// Live sessions with containers.
+    pub(crate) struct Streaming {
+        /// Address and port of the HTTP server that carries the sessions. Port 0 takes a free one. The kubelet connects from
+        /// this node, so the loopback is enough.
+        listen: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        /// How clients reach that server if not by `listen`: scheme and authority, such as https://node.example:10010.
+        advertise: Option<String> = None,
+        /// Certificates of that server. Without one it talks plain HTTP.
+        tls: StreamingTls = StreamingTls::default(),
+        /// A session over which nothing flows is ended after this time. 0 means never.
+        idle_timeout: Duration = Duration::from_hours(4),
+        /// How long a client may take to open the streams that it asked for.
+        creation_timeout: Duration = Duration::from_secs(30),
+    }
+}
+
+section! {
+    /// Certificates of the streaming server. All files are PEM, and are read again when they change.
+    pub(crate) struct StreamingTls {
+        /// Its certificate, with those that lead to the authority.
+        certificate: Option<PathBuf> = None,
+        /// The certificate's private key.
+        key: Option<PathBuf> = None,
+        /// Authorities of clients: who has no certificate of theirs is turned away. Null: whoever has a URL may come.
+        client_ca: Option<PathBuf> = None,
     }
 }
 

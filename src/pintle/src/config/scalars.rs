@@ -1,6 +1,9 @@
 //! The scalar types of the configuration, with their spellings in YAML.
 
-use std::{collections::BTreeMap, fmt, fmt::Write, num::NonZeroU32, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap, fmt, fmt::Write, net::SocketAddr, num::NonZeroU32, path::PathBuf,
+    time::Duration,
+};
 
 use spec::{Capability, rlimit::RlimitKind};
 
@@ -21,7 +24,8 @@ scalar_settings!(
     ByteSize,
     Limit,
     Capability,
-    RegistryHost
+    RegistryHost,
+    SocketAddr
 );
 
 impl Scalar for bool {
@@ -403,6 +407,21 @@ impl<N: TableName, T: Scalar + Default> Setting for Table<N, T> {
                 .collect(),
             example: None,
         }
+    }
+}
+
+impl Scalar for SocketAddr {
+    const EXPECTED: &'static str = "an address with a port, such as `127.0.0.1:0` or `[::1]:10010`";
+
+    fn from_value(value: &Value) -> Option<Self> {
+        match value {
+            Value::Text(text) => text.parse().ok(),
+            _ => None,
+        }
+    }
+
+    fn to_yaml(&self) -> String {
+        quoted(&self.to_string())
     }
 }
 

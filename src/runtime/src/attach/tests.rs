@@ -167,7 +167,10 @@ async fn hang_ups_and_nonsense_are_told() {
     assert!(matches!(error, RuntimeError::CutOff { .. }), "{error}");
 
     let (client, mut monitor) = stage.connected(false, true).await;
-    monitor.write_all(&[1, 0xff, 0xff, 0xff, 0xff]).await.unwrap();
+    monitor
+        .write_all(&[1, 0xff, 0xff, 0xff, 0xff])
+        .await
+        .unwrap();
     let error = client.end.await.unwrap_err();
     assert!(matches!(error, RuntimeError::Protocol { .. }), "{error}");
 
@@ -188,5 +191,8 @@ async fn hang_ups_and_nonsense_are_told() {
     let mut request = stage.request.clone();
     request.socket.set_file_name("nobody");
     let error = Attached::connect(request).await.unwrap_err();
-    assert!(matches!(error, RuntimeError::Disconnected { .. }), "{error}");
+    assert!(
+        matches!(error, RuntimeError::Disconnected { .. }),
+        "{error}"
+    );
 }
