@@ -58,7 +58,12 @@ impl Node {
                 .map_err(|source| unreachable(&pod, port, source))
         });
         match dialled.await {
-            Ok(stream) => Ok(PortStream(stream?)),
+            Ok(stream) => {
+                let stream = stream?;
+                // What is forwarded has been waited for by its sender: it goes on at once. Without, it is only slower.
+                let _ = stream.set_nodelay(true);
+                Ok(PortStream(stream))
+            }
             Err(_) => Err(EngineError::Deadline {
                 operation: "PortForward",
                 stage: "waiting for the port to accept",

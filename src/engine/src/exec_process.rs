@@ -97,11 +97,12 @@ impl Node {
             id: container.id.to_string(),
             source,
         })?;
-        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+        // Kept short: the path of the socket beside it has 107 bytes.
+        let number = COUNTER.fetch_add(1, Ordering::Relaxed) % 10_000_000;
         let file = ProcessFile(
             self.paths
                 .bundle(&container.id)
-                .join(format!("exec-{number}.json")),
+                .join(format!("x{number}.json")),
         );
         pod_files::write_private(file.path(), &encoded)?;
         Ok(ExecProcess {

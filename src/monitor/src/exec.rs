@@ -36,6 +36,9 @@ pub(crate) struct Exec {
     pub(crate) deadline: Option<Millis>,
     killed: Option<Killed>,
     pid_file: PathBuf,
+    /// Another handle on its terminal, until it is over. Else a requester that lets go would hang it up: whoever leads the
+    /// session would die of that, and its tree fall apart before it can be killed.
+    kept_terminal: Option<OwnedFd>,
 }
 
 /// Where an exec is.
@@ -127,6 +130,7 @@ impl Monitor {
                 .map(|after| now_ms().saturating_add(after)),
             killed: None,
             pid_file,
+            kept_terminal: None,
         });
         Ok(())
     }
@@ -173,6 +177,9 @@ impl Monitor {
                     );
                     return self.send(connection, correlation, &refusal.into_reply());
                 }
+                exec.kept_terminal = terminal
+                    .as_ref()
+                    .and_then(|terminal| terminal.try_clone().ok());
                 let number = u32::try_from(pid.as_raw_nonzero().get()).unwrap_or_default();
                 let started = FromMonitor::ExecStarted { pid: number };
                 self.send_with(connection, correlation, &started, terminal);

@@ -6,6 +6,7 @@ mod bad_input;
 mod cdi;
 mod cli;
 mod container;
+mod crictl;
 mod events;
 mod exec;
 mod idempotence;

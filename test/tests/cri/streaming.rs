@@ -14,7 +14,7 @@ use streaming::client::ClientStream;
 use tonic::Code;
 
 /// A transfer that no buffer on the way can hold.
-const BULK_BYTES: usize = 64 << 20;
+const BULK_BYTES: usize = 24 << 20;
 const BLOCK_BYTES: usize = 1 << 16;
 
 /// One block of a transfer; no two are the same.
@@ -149,20 +149,13 @@ fn a_command_on_a_terminal_sees_its_size_and_its_changes() {
     world!(async |node| {
         let (_, id) = node.sleeper("tty").await?;
         let cri = node.cri();
-        let mut session = cri.session(&id, &["sh"], Wanted::TERMINAL).await?;
-        session.resize(31, 97).await?;
         // The size may come after the command has looked.
-        session
-            .send(
-                "while [ \"$(stty size)\" != '31 97' ]; do sleep 0.05; done; echo seen'-'it; tty\n",
-            )
-            .await?;
-        session.expect("stdout", "seen-it\r\n").await?;
+        let script = "while [ \"$(stty size)\" != '31 97' ]; do sleep 0.05; done; tty; \
+            trap 'stty size; exit 4' WINCH; echo trap set; while :; do sleep 0.05; done";
+        let mut session = cri.sh_session(&id, script, Wanted::TERMINAL).await?;
+        session.resize(31, 97).await?;
         session.expect("stdout", "/dev/pts/").await?;
-        session
-            .send("trap 'stty size; exit 4' WINCH; echo trap'-'set; while :; do sleep 0.05; done\n")
-            .await?;
-        session.expect("stdout", "trap-set\r\n").await?;
+        session.expect("stdout", "trap set\r\n").await?;
         session.resize(40, 120).await?;
         session.expect("stdout", "40 120\r\n").await?;
         ensure!(session.exit_code().await? == 4);

@@ -20,6 +20,7 @@ with_each_runtime!(
     input,
     timeouts_kill_the_whole_tree,
     a_dropped_exec_is_killed,
+    a_dropped_terminal_is_killed_as_a_whole,
     a_lost_connection_kills_its_execs,
     held_pipes_do_not_hold_the_answer,
     many_execs,
@@ -190,6 +191,24 @@ async fn a_dropped_exec_is_killed(pod: &Pod) {
         _ = exec => panic!("it ended"),
         () = eventually("it runs", || tree_of(pod, "c").len() > 5) => {}
     }
+    eventually("the tree is gone", || tree_of(pod, "c").len() == 1).await;
+}
+
+async fn a_dropped_terminal_is_killed_as_a_whole(pod: &Pod) {
+    pod.run("c", &SLEEPER).await;
+    let request = ExecRequest {
+        id: "c".to_owned(),
+        runtime: pod.runtime.clone(),
+        process_json: pod.exec_json("tty", &sh(TREE), true),
+        stdio: ExecStdio::Terminal,
+        deadline: None,
+    };
+    let mut running = pod.monitor.start_exec(request).await.unwrap();
+    let master = running.take_terminal().unwrap();
+    eventually("it runs", || tree_of(pod, "c").len() > 5).await;
+    // The other way round would give the monitor time.
+    drop(master);
+    drop(running);
     eventually("the tree is gone", || tree_of(pod, "c").len() == 1).await;
 }
 

@@ -11,8 +11,8 @@ use super::{
 
 /// Longest path of a Unix socket; the kernel's field has 108 bytes with the closing NUL.
 const SOCKET_PATH_MAX: usize = 107;
-/// What the server puts behind `run` for the longest of its own sockets: a monitor's.
-const LONGEST_SOCKET: usize = "/pods/".len() + 64 + "/monitor.sock".len();
+/// What the server puts behind `run` for the longest of its own sockets: that on which a command's terminal is handed over.
+const LONGEST_SOCKET: usize = "/containers/".len() + 64 + "/x9999999.sock".len();
 
 /// Appends what is wrong with `config`; `tree` knows where it was said.
 pub(super) fn check(config: &Config, tree: &Node, problems: &mut Vec<Problem>) {

@@ -118,13 +118,35 @@ fn problems(text: &str) -> String {
     "`cgroup.parent`: the systemd driver needs a slice, such as pintle.slice"
 )]
 #[case::nested_roots(
-    "run: /var/lib/pintle/run\n",
+    "run: /var/lib/pintle/r\n",
     "`run` at /etc/pintle/config.yaml:1:6: `root` and `run` cannot lie in each other"
 )]
 #[case::handler_name(
     "runtimes: {Kata!: {}}",
     "`runtimes.\"Kata!\"` at /etc/pintle/config.yaml:1:19: \"Kata!\" cannot be a handler: lower-case letters, digits, `-`, `_` and \
      `.`, at most 63 of them"
+)]
+#[case::address_without_port(
+    "streaming: {listen: 127.0.0.1}",
+    "`streaming.listen` at /etc/pintle/config.yaml:1:21: expected an address with a port, such as `127.0.0.1:0` or `[::1]:10010`, \
+     found \"127.0.0.1\""
+)]
+#[case::advertised_path(
+    "streaming: {advertise: 'https://node.example:10010/'}",
+    "`streaming.advertise` at /etc/pintle/config.yaml:1:24: \"https://node.example:10010/\" is no scheme and authority: http:// or \
+     https://, then a host and a port, without a path"
+)]
+#[case::certificate_without_key(
+    "streaming: {tls: {certificate: /c.pem}}",
+    "`streaming.tls.certificate` at /etc/pintle/config.yaml:1:32: needs `streaming.tls.key` beside it"
+)]
+#[case::key_without_certificate(
+    "streaming: {tls: {key: /k.pem, client_ca: /ca.pem}}",
+    "`streaming.tls.key` at /etc/pintle/config.yaml:1:24: needs `streaming.tls.certificate` beside it"
+)]
+#[case::clients_authority_alone(
+    "streaming: {tls: {client_ca: /ca.pem}}",
+    "`streaming.tls.client_ca` at /etc/pintle/config.yaml:1:30: needs `streaming.tls.certificate` beside it"
 )]
 #[case::two_at_once(
     "rot: /a\nlog: {format: xml}\n",
@@ -154,7 +176,7 @@ fn long_paths_leave_no_room_for_sockets() {
     let run = format!("/{}", "r".repeat(40));
     assert_eq!(
         problems(&format!("run: {run}\n")),
-        "`run` at /etc/pintle/config.yaml:1:6: the path has 41 bytes, sockets below it leave room for 24"
+        "`run` at /etc/pintle/config.yaml:1:6: the path has 41 bytes, sockets below it leave room for 17"
     );
 }
 
