@@ -14,7 +14,7 @@ use streaming::client::ClientStream;
 use tonic::Code;
 
 /// A transfer that no buffer on the way can hold.
-const BULK_BYTES: usize = 24 << 20;
+const BULK_BYTES: usize = 8 << 20;
 const BLOCK_BYTES: usize = 1 << 16;
 
 /// One block of a transfer; no two are the same.
