@@ -64,10 +64,9 @@ fn engine_code(error: &EngineError) -> Code {
         EngineError::ConflictingJob { .. } => Code::Aborted,
         EngineError::PodNotReady(_)
         | EngineError::WrongState { .. }
-        | EngineError::MemoryInUse { .. } => Code::FailedPrecondition,
-        EngineError::NoUserNamespaces { .. } | EngineError::CannotMapIds { .. } => {
-            Code::FailedPrecondition
-        }
+        | EngineError::MemoryInUse { .. }
+        | EngineError::NoUserNamespaces { .. }
+        | EngineError::CannotMapIds { .. } => Code::FailedPrecondition,
         EngineError::ImageVolume { fault, .. } => match fault {
             ImageVolumeFault::NoImage { .. }
             | ImageVolumeFault::NoSubPath { .. }
@@ -75,7 +74,6 @@ fn engine_code(error: &EngineError) -> Code {
             ImageVolumeFault::Look(_) => Code::Internal,
             ImageVolumeFault::Mount(error) => storage_code(error),
         },
-        EngineError::NetworkNotReady(_) | EngineError::Interrupted { .. } => Code::Unavailable,
         EngineError::NetworkNotReady(_)
         | EngineError::Interrupted { .. }
         | EngineError::PortRefused { .. }
