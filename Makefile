@@ -7,7 +7,7 @@
 
 SHELL := /bin/bash -o pipefail
 .DELETE_ON_ERROR:
-.PHONY: all setup build build-tests demo test test-youki torture check bench install clean help
+.PHONY: all setup build build-tests demo test test-youki test-crictl torture check bench install clean help
 
 PREFIX ?= /usr/local
 CARGO ?= cargo
@@ -64,7 +64,11 @@ test-youki: build-tests
 
 # The long runs: the server is killed 200 times in a churn of pods.
 torture: build-tests
-	PINTLE_TEST_RUNTIME=crun $(CARGO) nextest run --locked -p pintle-test --run-ignored only --no-capture $(ARGS)
+	PINTLE_TEST_RUNTIME=crun $(CARGO) nextest run --locked -p pintle-test --run-ignored only --no-capture -E 'not test(/^crictl::/)' $(ARGS)
+
+# Live sessions by crictl, a gibibyte each way: crictl in PATH, or PINTLE_CRICTL.
+test-crictl: build-tests
+	PINTLE_TEST_RUNTIME=crun $(CARGO) nextest run --locked -p pintle-test --run-ignored only --no-capture -E 'test(/^crictl::/)' $(ARGS)
 
 check:
 	@test/setup packages deny

@@ -1,6 +1,6 @@
 //! Live sessions by the client that people use: crictl, over both of its transports, with a gibibyte each way.
 //!
-//! Long runs, and crictl is not everywhere: `make torture` runs them. `PINTLE_CRICTL` says where crictl is if not in PATH.
+//! Long runs, and crictl is not everywhere: `make test-crictl` runs them. `PINTLE_CRICTL` says where crictl is if not in PATH.
 
 use std::{
     env,
