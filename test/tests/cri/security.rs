@@ -285,6 +285,13 @@ fn a_seccomp_profile_of_the_nodes_is_loaded_and_a_missing_one_refused() {
             .map(|error| format!("{error:#}"))
             .unwrap_or_default();
         ensure!(message.contains("no-such-profile"), "{message:?}");
+        // A pipe that nobody writes to would be waited for without end.
+        world::run("mkfifo", ["/run/test/pipe.json"])?;
+        let mut config = node::container("pipe", node::SLEEP);
+        node::security(&mut config).seccomp = Some(of("/run/test/pipe.json"));
+        let answer = node.cri().create(&pod.id, &config, &pod.config).await;
+        let message = refused(answer, Code::InvalidArgument)?;
+        ensure!(message.contains("not a regular file"), "{message}");
         Ok(())
     });
 }
