@@ -33,7 +33,7 @@ use crate::{
 pub const HOST: &str = "127.0.0.1:5000";
 
 /// Changes with what is in the storage, so that an old one is not taken for a new one.
-const STORAGE: &str = "registry-2";
+const STORAGE: &str = "registry-3";
 
 /// Name of an image in the registry.
 pub fn name(image: &str) -> String {

@@ -33,7 +33,7 @@ mod routes;
 #[cfg(test)]
 mod samples;
 mod server;
-mod stats;
 mod sessions;
+mod stats;
 
 pub use server::{Server, ServerOptions};

@@ -23,5 +23,5 @@ mod sandbox;
 mod security;
 mod speed;
 mod stats;
-mod userns;
 mod streaming;
+mod userns;

@@ -156,13 +156,13 @@ fn a_pod_is_refused_by_the_name_of_the_field(#[case] wanted: &str, #[case] spoil
 }
 
 #[test]
-fn what_cannot_be_given_yet_is_not_left_out_silently() {
+fn a_user_namespace_is_converted() {
     let mut given = pod();
     pod_options(&mut given).userns_options = Some(userns(cri::NamespaceMode::Pod, 1, 0));
-    assert_eq!(
-        pod_config(Some(given)).unwrap_err().code,
-        Code::FailedPrecondition
-    );
+    let user = pod_config(Some(given)).unwrap().security.namespaces.user;
+    let user = user.unwrap();
+    assert_eq!((user.uids.len(), user.gids.len()), (1, 1));
+    assert_eq!(user.uids[0].container_id, 0);
 }
 
 #[test]
