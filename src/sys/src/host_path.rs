@@ -4,7 +4,7 @@
 //! know by heart is left to a child process, which is killed at the deadline: waits for file servers can be ended by
 //! SIGKILL, though by nothing less. The child shares no memory and makes nothing but system calls.
 //!
-//! The few children that not even SIGKILL ends (a broken disk) are counted, and from [`STUCK_MAX`] on further ones are refused:
+//! The few children that not even SIGKILL ends (a broken disk) are counted, and from `STUCK_MAX` on further ones are refused:
 //! nothing piles up.
 
 use std::{

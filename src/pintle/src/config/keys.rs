@@ -121,7 +121,7 @@ section! {
         /// Address and port of the HTTP server that carries the sessions. Port 0 takes a free one. The kubelet connects from
         /// this node, so the loopback is enough.
         listen: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-        /// How clients reach that server if not by `listen`: scheme and authority, such as https://node.example:10010.
+        /// How clients reach that server if not by `listen`: scheme and authority, such as `https://node.example:10010`.
         advertise: Option<String> = None,
         /// Certificates of that server. Without one it talks plain HTTP.
         tls: StreamingTls = StreamingTls::default(),
