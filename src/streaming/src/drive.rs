@@ -13,6 +13,8 @@ use crate::{
 /// While a client is held back its connection is not read, so that its end is not seen. What we send then is answered by a reset
 /// when the client is gone; and clients that wait for a sign of life (client-go's WebSocket, for a minute) get one.
 const PROBE_EVERY: Duration = Duration::from_secs(5);
+/// How long a client that has got everything has to close its side.
+const LINGER: Duration = Duration::from_secs(2);
 /// How long a client that broke the protocol, or leaves, has to take our answer.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
@@ -45,8 +47,8 @@ impl std::fmt::Display for End {
     }
 }
 
-/// Runs the connection to its end. Whoever sends [`Close::Done`] ends it in good order: what was queued before goes out, then the
-/// client is given the time that the caller has to close its side.
+/// Runs the connection to its end. Whoever sends [`Close::Done`] ends it in good order: what was queued before goes out, as fast as
+/// the client takes it, then the client is given [`LINGER`] to close its side.
 pub(crate) async fn drive(
     link: Arc<Link>,
     reader: impl Future<Output = End>,
@@ -65,7 +67,12 @@ pub(crate) async fn drive(
         written = &mut writer => match written {
             // All is written. The client's end is read too, for closing a connection with unread bytes would reset it and
             // destroy what the client has not read yet.
-            Ok(()) => return reader.await,
+            // How long the client needed to take it is for the idle limit alone to judge.
+            Ok(()) => {
+                return tokio::time::timeout(LINGER, reader)
+                    .await
+                    .unwrap_or(End::Left);
+            }
             Err(error) => return End::Broken(error),
         },
         () = link.meter.idle(idle) => return End::Idle,

@@ -297,6 +297,8 @@ async fn both_ways(
                 }
                 Ok(None) => {
                     let _ = to_pod.shutdown().await;
+                    // A finished upload is the kernel's to deliver, also when the client does not wait for it.
+                    let _ = set_socket_linger(to_pod.as_ref(), None);
                     return Ok(());
                 }
                 Err(_) => return Err(Both::ClientGone),

@@ -24,8 +24,6 @@ use crate::{
     window::Windows,
 };
 
-/// How long a client has to close its side when all is said.
-const LINGER: Duration = Duration::from_secs(2);
 /// How patient sessions are.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
@@ -161,7 +159,7 @@ pub(crate) async fn serve<S, R, W>(
                     end = &mut tunnel => end,
                     end = &mut driver => {
                         // What SPDY said last still has to pass through the tunnel.
-                        let _ = tokio::time::timeout(LINGER, tunnel).await;
+                        tunnel.await;
                         end
                     }
                 }
@@ -224,14 +222,11 @@ async fn conclude(
         let _ = data.send(Outbound::Close(Close::Done)).await;
         std::future::pending::<()>().await;
     };
-    // A client that takes no more, or does not close its side, is left.
-    let _ = tokio::time::timeout(LINGER, async {
-        tokio::select! {
-            _ = driver => {}
-            () = close => {}
-        }
-    })
-    .await;
+    // For as long as a slow client needs for what is queued, an exit status last: the driver knows when it is too long.
+    tokio::select! {
+        _ = driver => {}
+        () = close => {}
+    }
     over
 }
 
