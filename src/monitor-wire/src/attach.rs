@@ -25,6 +25,7 @@ const RESIZE: u8 = 3;
 const CLOSE_STDIN: u8 = 4;
 const HELLO: u8 = 5;
 const ENDED: u8 = 6;
+const LISTENING: u8 = 7;
 
 /// One frame of an attach connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +54,8 @@ pub enum AttachFrame {
     CloseStdin,
     /// From the monitor, last: there will be no more output.
     Ended,
+    /// From the client, first: it gives no input, so its going is not the end of any.
+    Listening,
 }
 
 impl AttachFrame {
@@ -73,6 +76,7 @@ impl AttachFrame {
             }
             Self::CloseStdin => frame(CLOSE_STDIN, &[]),
             Self::Ended => frame(ENDED, &[]),
+            Self::Listening => frame(LISTENING, &[]),
         }
     }
 
@@ -104,6 +108,7 @@ impl AttachFrame {
                 Self::Hello { terminal, stdin }
             }
             ENDED => Self::Ended,
+            LISTENING => Self::Listening,
             _ => return Ok(None),
         }))
     }

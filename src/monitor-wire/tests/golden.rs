@@ -248,6 +248,7 @@ fn attach_frames() {
     );
     attach(&AttachFrame::CloseStdin, "0400000000");
     attach(&AttachFrame::Ended, "0600000000");
+    attach(&AttachFrame::Listening, "0700000000");
 }
 
 /// A later release's request: fields with tags that this one does not know, and one that it knows left out.

@@ -8,7 +8,7 @@ use std::{ffi::OsStr, fs, io, io::IoSlice, os::unix::ffi::OsStrExt as _, path::P
 
 use monitor_wire::attach::{AttachBuffer, AttachFrame, output_header};
 use rustix::{
-    event::epoll::EventFlags,
+    event::{PollFd, PollFlags, Timespec, epoll::EventFlags, poll},
     io::Errno,
     net::{SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags, accept_with, sendmsg, shutdown},
 };
@@ -45,6 +45,8 @@ struct Client {
     input: AttachBuffer,
     queue: Vec<u8>,
     paused: bool,
+    /// Said that it gives no input.
+    listens: bool,
     /// Gets nothing more. What it had sent is still read, and its going is then told like any other's.
     cut_off: bool,
 }
@@ -58,7 +60,7 @@ pub(crate) enum Wish {
         rows: u16,
         columns: u16,
     },
-    /// A client has gone.
+    /// A client has gone that may have given input.
     Gone,
 }
 
@@ -106,6 +108,7 @@ impl Attach {
             input: AttachBuffer::default(),
             queue: Vec::new(),
             paused: false,
+            listens: false,
             cut_off: false,
         };
         let mut greeting = AttachFrame::Hello { terminal, stdin }
@@ -183,13 +186,16 @@ impl Attach {
         };
         client.flush();
         let mut alive = true;
-        let mut buffer = [0; READ_BYTES];
-        match read(rustix::fd::AsFd::as_fd(&client.watch), &mut buffer) {
-            Read::Data(length) => client.input.push(buffer.get(..length).unwrap_or_default()),
-            Read::Nothing => {}
-            Read::End => alive = false,
+        // A client that has to wait may be here for its output alone: what it sends stays in its socket.
+        if !client.paused || client.has_hung_up() {
+            let mut buffer = [0; READ_BYTES];
+            match read(rustix::fd::AsFd::as_fd(&client.watch), &mut buffer) {
+                Read::Data(length) => client.input.push(buffer.get(..length).unwrap_or_default()),
+                Read::Nothing => {}
+                Read::End => alive = false,
+            }
         }
-        // Only a client that hung up or broke the pause comes here with much.
+        // Only a client that hung up comes here with much.
         alive &= client.input.buffered_bytes() <= INPUT_BYTES_MAX;
         // What was sent before hanging up still counts.
         let mut wishes = if input_full && alive {
@@ -198,8 +204,11 @@ impl Attach {
             client.wishes(&mut alive)
         };
         if !alive {
+            let listened = client.listens;
             self.clients.remove(at);
-            wishes.push(Wish::Gone);
+            if !listened {
+                wishes.push(Wish::Gone);
+            }
         }
         wishes
     }
@@ -226,12 +235,22 @@ impl Drop for Attach {
 }
 
 impl Client {
+    fn has_hung_up(&self) -> bool {
+        let mut fds = [PollFd::new(&self.watch, PollFlags::empty())];
+        let at_once = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        poll(&mut fds, Some(&at_once)).is_ok_and(|ready| ready > 0)
+    }
+
     fn wishes(&mut self, alive: &mut bool) -> Vec<Wish> {
         let mut wishes = Vec::new();
         loop {
             match self.input.next_frame() {
                 Ok(Some(AttachFrame::Stdin(data))) => wishes.push(Wish::Input(data)),
                 Ok(Some(AttachFrame::CloseStdin)) => wishes.push(Wish::CloseInput),
+                Ok(Some(AttachFrame::Listening)) => self.listens = true,
                 Ok(Some(AttachFrame::Resize { rows, columns })) => {
                     wishes.push(Wish::Resize { rows, columns });
                 }

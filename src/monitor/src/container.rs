@@ -276,6 +276,8 @@ impl Container {
         }
         if self.stdout.is_none() && self.stderr.is_none() {
             self.drain_until = None;
+            // Nothing waits for a slow client any more, so it may take its time with the rest.
+            self.hold = OutputHold::default();
             if let Some(attach) = &mut self.attach {
                 attach.end();
             }
@@ -324,6 +326,9 @@ impl Container {
             self.clients_moved();
         }
         if self.drain_until.is_some_and(|until| until <= now) {
+            // What was held for a client is still for the log.
+            self.read_output(false, READS_AT_END, false);
+            self.read_output(true, READS_AT_END, false);
             self.close_output(false);
             self.close_output(true);
         }

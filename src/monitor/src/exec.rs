@@ -171,6 +171,10 @@ impl Monitor {
                 };
                 let ended = self.take_stray(pid);
                 if missing || ended.is_none() && !is_child(pid) {
+                    // Nobody would ever end what runs without its terminal.
+                    if ended.is_none() && is_child(pid) {
+                        process_tree::kill(pid, &self.spared());
+                    }
                     let refusal = Refusal::new(
                         Failure::Runtime,
                         "the runtime sent no terminal, or a foreign process",

@@ -127,6 +127,12 @@ impl Attached {
                     .to_owned(),
             });
         };
+        if !request.stdin
+            && let Ok(listening) = AttachFrame::Listening.encode()
+        {
+            // A connection that is broken already is found by whoever reads it.
+            let _ = stream.write_all(&listening).await;
+        }
         let (from_monitor, to_monitor) = stream.into_split();
         let (stdin, input) = stream_if(request.stdin && has_stdin);
         let (stdout, to_stdout) = stream_if(request.stdout);

@@ -175,14 +175,25 @@ async fn stdin_once(pod: &Pod) {
         },
     )
     .await;
+    // Who only listens comes and goes.
+    let mut listener = Client::connect(pod, "c");
+    listener.send(&AttachFrame::Listening);
+    listener.next();
     let mut client = Client::connect(pod, "c");
     client.next();
-    client.send(&AttachFrame::Stdin(b"only this".to_vec()));
+    client.send(&AttachFrame::Stdin(b"heard\n".to_vec()));
+    listener.expect("heard\n");
+    client.expect("heard\n");
+    drop(listener);
+    client.send(&AttachFrame::Stdin(b"still open\n".to_vec()));
+    client.expect("still open\n");
+    client.send(&AttachFrame::Stdin(b"the last".to_vec()));
     drop(client);
     assert_eq!(pod.exit("c").await.code, 0);
+    let line = |text: &str| ("F".to_owned(), text.to_owned());
     assert_eq!(
         pod.log("c", "stdout"),
-        [("F".to_owned(), "only this".to_owned())]
+        [line("heard"), line("still open"), line("the last")]
     );
 }
 
