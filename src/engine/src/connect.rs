@@ -28,6 +28,8 @@ use crate::{
 
 /// How long a port may take to accept. Nothing but a full backlog or a dropping firewall takes longer than an instant.
 const DIAL: Duration = Duration::from_secs(10);
+/// How much of it 127.0.0.1 may take: where a firewall drops what comes to it, ::1 gets the rest.
+const DIAL_V4: Duration = Duration::from_secs(4);
 
 impl Engine {
     /// The full id of a pod whose ports can be connected to at the moment.
@@ -99,12 +101,14 @@ fn unreachable(pod: &Pod, port: u16, source: io::Error) -> EngineError {
 /// 127.0.0.1 first, then ::1. The error is the first one: of IPv6, a pod may have nothing at all.
 async fn dial(sockets: TcpSockets, port: u16) -> io::Result<TcpStream> {
     let v4 = TcpSocket::from_std_stream(sockets.v4);
-    let error = match v4
-        .connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
-        .await
-    {
-        Ok(stream) => return Ok(stream),
-        Err(error) => error,
+    let connected = timeout(
+        DIAL_V4,
+        v4.connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
+    );
+    let error = match connected.await {
+        Ok(Ok(stream)) => return Ok(stream),
+        Ok(Err(error)) => error,
+        Err(_) => io::ErrorKind::TimedOut.into(),
     };
     let Some(v6) = sockets.v6 else {
         return Err(error);
