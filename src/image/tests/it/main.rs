@@ -9,6 +9,7 @@ extern crate pintle_image as image;
 
 mod archives;
 mod authentication;
+mod bad_documents;
 mod bad_registry;
 mod disk_full;
 mod faulty;
