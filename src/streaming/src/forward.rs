@@ -97,7 +97,7 @@ pub(crate) async fn serve_spdy<S: Streams>(
                     if pair.data.is_some() && pair.error.is_some()
                         && let Some(Pair { port, data: Some(data), error: Some(error), .. }) = waiting.remove(&name)
                     {
-                        connections.spawn(connect(ports.clone(), port, data, error));
+                        connections.spawn(connect(ports.clone(), port, data, error, false));
                     }
                 }
                 // A stream that says not what it is for was dropped, and so reset.
@@ -154,16 +154,17 @@ async fn give_up(name: String, pair: Pair, waited: Duration) {
     }
 }
 
-/// Carries one connection to its end, and tells what went wrong on its error stream.
+/// Carries one connection to its end, and tells what went wrong on its error stream. `whole`: see [`carry`].
 async fn connect<S: Streams>(
     ports: Ports<S>,
     port: u16,
     data: (Incoming, Outgoing),
     error: (Incoming, Outgoing),
+    whole: bool,
 ) {
     let (data_in, data) = data;
     let (error_in, mut error) = error;
-    if let Err(why) = carry(&ports, port, data_in, data, false).await {
+    if let Err(why) = carry(&ports, port, data_in, data, whole).await {
         tracing::debug!(
             port,
             pod = &*ports.pod,
@@ -210,17 +211,7 @@ async fn connect_channels<S: Streams>(ports: Ports<S>, port: u16, data: Channel,
     if data.send(hello.clone()).await.is_err() || error.send(hello).await.is_err() {
         return;
     }
-    if let Err(why) = carry(&ports, port, data_in, data, true).await {
-        tracing::debug!(
-            port,
-            pod = &*ports.pod,
-            "a forwarded connection failed: {why}"
-        );
-        let why = format!("port {port} of pod {}: {why}", ports.pod);
-        let _ = error.send(why.into()).await;
-    }
-    let _ = error.finish().await;
-    drop(error_in);
+    connect(ports, port, (data_in, data), (error_in, error), true).await;
 }
 
 /// Connects and carries both ways, each to its own end. The error is for the client. A client that resets its stream, or leaves,
