@@ -139,7 +139,6 @@ impl Node {
         };
         if let Err(error) = committed {
             stage.enter("taking the failed container apart");
-            self.live.remove_container(&id);
             self.undo_now_or_later(seq, undo).await;
             return Err(error);
         }

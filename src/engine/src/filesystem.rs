@@ -168,11 +168,25 @@ impl Node {
             maps_ids,
             stop,
         };
-        joined(tokio::task::spawn_blocking(move || make(order)).await)
+        let making = self.live.container(id).making.clone();
+        joined(making.spawn_blocking(move || make(order)).await)
+    }
+}
+
+impl Order {
+    /// An error once nobody waits for it any more: what is not made need not be undone.
+    fn go_on(&self) -> Result<(), EngineError> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(EngineError::Interrupted {
+                operation: "CreateContainer",
+            });
+        }
+        Ok(())
     }
 }
 
 fn make(mut order: Order) -> Result<Filesystem, EngineError> {
+    order.go_on()?;
     pod_files::make_dir(&order.rootfs)?;
     let namespace = match &order.user {
         Some((pin, _)) => Some(sys::idmap::open_user_namespace(pin)?),
@@ -210,6 +224,7 @@ fn make(mut order: Order) -> Result<Filesystem, EngineError> {
     let mut mounts = declared_volumes(&order)?;
     let host = std::mem::take(&mut order.host);
     for (index, volume) in host.into_iter().enumerate() {
+        order.go_on()?;
         let HostVolume { mount, held } = volume;
         let at = order.volumes.join(index.to_string());
         let mount = match (order.images.get(index), held) {
@@ -237,6 +252,7 @@ fn declared_volumes(order: &Order) -> Result<Vec<Mount>, EngineError> {
         .collect();
     let mut mounts = Vec::new();
     for (index, declared) in order.declared.iter().enumerate() {
+        order.go_on()?;
         let declared = Path::new(declared);
         if is_taken(declared, &clients) {
             continue;

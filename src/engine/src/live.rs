@@ -5,6 +5,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, OnceLock, PoisonError, atomic::AtomicBool},
+    time::Duration,
 };
 
 use image::ImageLease;
@@ -12,6 +13,7 @@ use oci_spec::runtime::Process;
 use runtime::Monitor;
 use state::{ContainerId, PodId};
 use tokio::{sync::watch, time::Instant};
+use tokio_util::task::TaskTracker;
 
 use crate::{ledger::UndoSeq, world::Ending};
 
@@ -31,6 +33,8 @@ pub(crate) struct LiveContainer {
     pub(crate) turn: tokio::sync::Mutex<()>,
     /// Keeps the layers of its images while the container's root filesystem and volumes stand on them.
     pub(crate) lease: Mutex<Option<ImageLease>>,
+    /// Threads that make its file system. They cannot be cut off as a job can: an undo waits for them.
+    pub(crate) making: TaskTracker,
     /// When the running stop sends SIGKILL. A later stop may only bring it forward.
     pub(crate) kill_at: Mutex<Option<watch::Sender<Instant>>>,
     /// The process of its spec, which commands inside it take their user, limits and filters from. Read when first needed.
@@ -41,6 +45,16 @@ pub(crate) struct LiveContainer {
     pub(crate) starting: AtomicBool,
     /// Undo records of changes of limits that were made and are not on the container's record yet.
     pub(crate) limits_undos: Mutex<Vec<UndoSeq>>,
+}
+
+impl LiveContainer {
+    /// Waits until nothing makes its file system any more; false when that takes longer than `limit`.
+    pub(crate) async fn is_settled(&self, limit: Duration) -> bool {
+        self.making.close();
+        tokio::time::timeout(limit, self.making.wait())
+            .await
+            .is_ok()
+    }
 }
 
 /// The companions of all pods and containers.
@@ -93,5 +107,21 @@ impl Live {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_container_settles_when_its_file_system_is_not_made_any_more() {
+        let container = LiveContainer::default();
+        let (go_on, waits) = std::sync::mpsc::channel::<()>();
+        container.making.spawn_blocking(move || waits.recv());
+        assert!(!container.is_settled(Duration::from_millis(1)).await);
+        drop(go_on);
+        assert!(container.is_settled(Duration::from_mins(1)).await);
+        assert!(LiveContainer::default().is_settled(Duration::ZERO).await);
     }
 }

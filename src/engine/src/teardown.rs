@@ -89,7 +89,19 @@ impl Node {
             }
             Undo::Container(remains) => {
                 self.end_creation(remains).await;
-                self.remove_container_remains(remains).await
+                // What is mounted after it was taken apart would stay.
+                let limit = self.config.timeouts.kill;
+                if !self.live.container(&remains.id).is_settled(limit).await {
+                    return Err(EngineError::Deadline {
+                        operation: "the undo of CreateContainer",
+                        stage: "waiting for a file system that is still being made",
+                        limit,
+                    });
+                }
+                self.remove_container_remains(remains).await?;
+                // The lease of its layers goes last.
+                self.live.remove_container(&remains.id);
+                Ok(())
             }
             Undo::Detach(attachment) => Ok(self.network.detach(attachment).await?),
             Undo::Limits(limits) => self.undo_limits(limits).await,
