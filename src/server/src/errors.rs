@@ -11,7 +11,7 @@ use runtime::{Refusal, RuntimeError};
 use tonic::{Code, Status};
 
 /// Longest message that is sent. It travels in a header, and ends up in pod events.
-const MESSAGE_MAX_BYTES: usize = 4 << 10;
+pub(crate) const MESSAGE_MAX_BYTES: usize = 4 << 10;
 
 /// A status whose message fits into a header.
 pub(crate) fn status(code: Code, message: &str) -> Status {

@@ -1,9 +1,8 @@
 //! What every call has at hand, and the table of RuntimeService's calls.
 //!
-//! Each call is a few lines in the file of its subject: [`crate::pods`], [`crate::containers`], [`crate::stats`],
-//! [`crate::metrics`], [`crate::node`]; images have a service of their own in [`crate::images`].
-//! Each call is a few lines in the file of its subject: [`crate::pods`], [`crate::containers`], [`crate::sessions`], [`crate::node`]; images
-//! have a service of their own in [`crate::images`].
+//! Each call is a few lines in the file of its subject: [`crate::pods`], [`crate::containers`], [`crate::sessions`],
+//! [`crate::stats`], [`crate::metrics`], [`crate::events`], [`crate::node`]; images have a service of their own in
+//! [`crate::images`].
 
 use std::sync::Arc;
 

@@ -64,16 +64,7 @@ impl ImageService for Face {
         let request = request.into_inner();
         let name = image_name(request.image)?;
         subjects.image(&name);
-        let auth = request.auth.unwrap_or_default();
-        let credentials = Credentials::from_parts(
-            &auth.username,
-            &auth.password,
-            &auth.auth,
-            &auth.server_address,
-            &auth.identity_token,
-            &auth.registry_token,
-        )
-        .map_err(|error| Status::from(At::root("auth").refuse(error)))?;
+        let credentials = credentials(&request.auth.unwrap_or_default())?;
         let pulled = self.images.pull(PullRequest {
             reference: name,
             credentials,
@@ -119,7 +110,20 @@ impl ImageService for Face {
     }
 }
 
-fn image_name(image: Option<cri::ImageSpec>) -> Result<String, Status> {
+/// What the client gives for the registry; `None` for an anonymous pull.
+pub(crate) fn credentials(auth: &cri::AuthConfig) -> Result<Option<Credentials>, Status> {
+    Credentials::from_parts(
+        &auth.username,
+        &auth.password,
+        &auth.auth,
+        &auth.server_address,
+        &auth.identity_token,
+        &auth.registry_token,
+    )
+    .map_err(|error| At::root("auth").refuse(error).into())
+}
+
+pub(crate) fn image_name(image: Option<cri::ImageSpec>) -> Result<String, Status> {
     let at = At::root("image");
     let name = required(at, image)?.image;
     if name.is_empty() {

@@ -2,11 +2,9 @@
 //!
 //! A call's way through this crate: a connection of `connections` passes its bytes through `authority`; `request` gives
 //! the call its deadline and its line in the log; `face` has the table of calls, whose bodies stand in `pods`,
-//! `containers`, `stats`, `metrics`, `node` and `images`. There the message is checked and turned into `spec::model` values (`convert`),
-//! handed to `engine` or `image`, and the outcome turned back (`describe`, `list`) or into a gRPC status (`errors`).
-//! `containers`, `sessions`, `node` and `images`. There the message is checked and turned into `spec::model` values
-//! (`convert`), handed to `engine` or `image`, and the outcome turned back (`describe`, `list`) or into a gRPC status
-//! (`errors`).
+//! `containers`, `sessions`, `stats`, `metrics`, `events`, `node` and `images`. There the message is checked and turned into
+//! `spec::model` values (`convert`), handed to `engine` or `image`, and the outcome turned back (`describe`, `list`) or
+//! into a gRPC status (`errors`).
 //!
 //! Nothing of CRI goes further in than this crate, and nothing here decides how a pod is run. Reads answer from
 //! immutable snapshots and never wait.
@@ -23,6 +21,8 @@ mod errors;
 mod events;
 mod face;
 mod filter;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod images;
 mod list;
 mod metrics;

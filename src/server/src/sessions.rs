@@ -88,7 +88,7 @@ fn refuse(field: &str, why: impl std::fmt::Display) -> Status {
 }
 
 /// The streams that a client asks for, if they make sense together.
-fn wanted(wanted: Wanted) -> Result<Wanted, Status> {
+pub(crate) fn wanted(wanted: Wanted) -> Result<Wanted, Status> {
     if wanted.tty && wanted.stderr {
         return Err(refuse(
             "stderr",
@@ -105,7 +105,7 @@ fn wanted(wanted: Wanted) -> Result<Wanted, Status> {
 }
 
 /// Ports that may be forwarded; none named means any.
-fn ports(ports: &[i32]) -> Result<Vec<u16>, Status> {
+pub(crate) fn ports(ports: &[i32]) -> Result<Vec<u16>, Status> {
     ports
         .iter()
         .map(|&port| match u16::try_from(port) {

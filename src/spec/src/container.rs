@@ -281,13 +281,13 @@ pub fn container(input: &ContainerInput<'_>) -> Result<ContainerSpec, SpecError>
     })
 }
 
-/// A plain node for the tests of this crate's modules.
-#[cfg(test)]
+/// A plain node for the tests of this crate's modules, and for fuzz targets.
+#[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod sample {
     use std::collections::BTreeMap;
 
+    use crate::Capability;
     use crate::input::{Architecture, CgroupVersion, NodeFacts};
-    use crate::{Capability, model};
 
     pub(crate) fn facts() -> NodeFacts {
         NodeFacts {
@@ -305,6 +305,11 @@ pub(crate) mod sample {
             kernel: (6, 1),
         }
     }
+}
+
+#[cfg(test)]
+mod test {
+    use crate::model;
 
     #[test]
     fn a_group_is_mapped_or_not() {

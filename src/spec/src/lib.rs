@@ -27,6 +27,8 @@ mod devices;
 mod env;
 mod error;
 mod exec;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod input;
 pub mod model;
 mod mounts;
