@@ -209,7 +209,7 @@ impl Life {
 
 fn not_locked(error: LockError) -> Failure {
     let exit = match &error {
-        LockError::Held { .. } => Exit::Busy,
+        LockError::Held { .. } | LockError::LeftBehind { .. } => Exit::Busy,
         LockError::Io { source, .. } => of_io(source),
     };
     Failure {

@@ -2,7 +2,8 @@
 //!
 //! A look-up there can hang for ever, and a thread that hangs in the kernel cannot be got back. So what the kernel does not
 //! know by heart is left to a child process, which is killed at the deadline: waits for file servers can be ended by
-//! SIGKILL, though by nothing less. The child shares no memory and makes nothing but system calls.
+//! SIGKILL, though by nothing less. The child shares no memory and makes nothing but system calls, and the kernel kills it
+//! when this process ends.
 //!
 //! The few children that not even SIGKILL ends (a broken disk) are counted, and from `STUCK_MAX` on further ones are refused:
 //! nothing piles up.
@@ -26,7 +27,7 @@ use rustix::{
     net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags},
 };
 
-use crate::SysError;
+use crate::{SysError, child};
 
 /// How many children may wait for the end of what cannot be ended.
 const STUCK_MAX: usize = 64;
@@ -126,6 +127,7 @@ impl Child {
         // SAFETY: an all-zero clone_args is valid, and asks for nothing.
         let mut order: libc::clone_args = unsafe { std::mem::zeroed() };
         order.exit_signal = libc::SIGCHLD.cast_unsigned().into();
+        let parent = rustix::process::getpid().as_raw_nonzero().get();
         // SAFETY: the call reads one clone_args of the size given. The new process has a copy of this one's memory, and
         // calls nothing that takes a lock or memory: another thread may hold any lock at this moment.
         let pid = unsafe {
@@ -138,7 +140,7 @@ impl Child {
         if pid == 0 {
             // SAFETY: in the child, where this is all that runs; the path is a C string and the descriptor is open.
             unsafe {
-                libc::close(socket.as_raw_fd());
+                child::settle(parent, &[theirs.as_raw_fd()]);
                 match errand {
                     Errand::Find => child_find(path.as_ptr(), theirs.as_raw_fd()),
                     Errand::Read => child_read(path.as_ptr(), theirs.as_raw_fd()),
@@ -455,5 +457,38 @@ mod tests {
             .unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         idle.end();
+    }
+
+    /// A child that waits for us to read what it sends, as it would wait for a file server.
+    fn waiting(file: &Path) -> Child {
+        std::fs::write(file, vec![0_u8; 8 << 20]).unwrap();
+        let mut child = Child::spawn(file, Errand::Read).unwrap();
+        child.answer(Instant::now() + LONG).unwrap();
+        child
+    }
+
+    #[test]
+    fn a_child_that_waits_keeps_nothing_of_the_servers_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = std::fs::File::create(dir.path().join("lock")).unwrap();
+        lock.lock().unwrap();
+        let child = waiting(&dir.path().join("file"));
+        drop(lock);
+        let next = std::fs::File::open(dir.path().join("lock")).unwrap();
+        next.try_lock().unwrap();
+        child.end();
+    }
+
+    #[test]
+    fn a_child_that_waits_ends_with_those_who_wait_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        // To the kernel the parent is the thread that made the child.
+        let child = std::thread::spawn(move || waiting(&file)).join().unwrap();
+        let patience = Instant::now() + LONG;
+        while !is_reaped(child.pid) {
+            assert!(Instant::now() < patience, "it lives on");
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }

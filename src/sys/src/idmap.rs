@@ -15,7 +15,7 @@ use rustix::{
     mount::{MoveMountFlags, OpenTreeFlags},
 };
 
-use crate::SysError;
+use crate::{SysError, child};
 
 /// A range of ids of a user namespace: where it begins inside, where outside, and how many there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,33 +136,37 @@ pub fn user_namespace(uids: &[IdRange], gids: &[IdRange]) -> Result<OwnedFd, Sys
     let mut order: libc::clone_args = unsafe { std::mem::zeroed() };
     order.flags = libc::CLONE_NEWUSER.cast_unsigned().into();
     order.exit_signal = libc::SIGCHLD.cast_unsigned().into();
+    let parent = rustix::process::getpid().as_raw_nonzero().get();
     // SAFETY: the call reads one clone_args of the size given. The new process shares no memory with this one, and calls
     // nothing that takes a lock or memory: another thread may hold any lock at this moment.
-    let child = unsafe {
+    let made = unsafe {
         libc::syscall(
             libc::SYS_clone3,
             &raw const order,
             size_of::<libc::clone_args>(),
         )
     };
-    if child == 0 {
+    if made == 0 {
         let mut byte = 0_u8;
-        // SAFETY: in the child. Both descriptors are copies of its own, the buffer is its own, and `_exit` runs no code of
+        // SAFETY: in the child. The descriptor is a copy of its own, the buffer is its own, and `_exit` runs no code of
         // the parent's.
         unsafe {
-            libc::close(go.as_raw_fd());
+            child::settle(parent, &[wait.as_raw_fd()]);
             libc::read(wait.as_raw_fd(), (&raw mut byte).cast(), 1);
             libc::_exit(0);
         }
     }
-    if child < 0 {
+    if made < 0 {
         return Err(failed(io::Error::last_os_error()));
     }
-    let opened = map_ids(child, "uid_map", uids)
-        .and_then(|()| map_ids(child, "gid_map", gids))
-        .and_then(|()| std::fs::File::open(format!("/proc/{child}/ns/user")));
+    let opened = map_ids(made, "uid_map", uids)
+        .and_then(|()| map_ids(made, "gid_map", gids))
+        .and_then(|()| std::fs::File::open(format!("/proc/{made}/ns/user")));
+    let pid = i32::try_from(made).unwrap_or(0);
+    // The end of the pipe alone may not reach it: other children that begin at this moment have a copy of `go`.
     drop(go);
-    let pid = i32::try_from(child).unwrap_or(0);
+    // SAFETY: the child was waited for by nobody, so the number is its own.
+    unsafe { libc::kill(pid, libc::SIGKILL) };
     // SAFETY: the child is this process's and was waited for by nobody; the status is not asked for.
     while unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) } < 0
         && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted

@@ -7,6 +7,7 @@
 
 pub mod cgroup;
 pub mod cgroup_files;
+mod child;
 mod error;
 pub mod fs;
 pub mod host_path;

@@ -28,6 +28,17 @@ pub(crate) enum LockError {
         /// Its process id, as far as known.
         holder: String,
     },
+    /// What a server left behind does.
+    #[error(
+        "server {holder} has ended, but a process that it left behind holds {path}: `fuser -v {path}` tells which, end it",
+        path = .path.display()
+    )]
+    LeftBehind {
+        /// The lock file.
+        path: PathBuf,
+        /// The process id of the server.
+        holder: String,
+    },
     /// The file cannot be made.
     #[error("cannot lock {path}: {source}", path = .path.display())]
     Io {
@@ -71,7 +82,13 @@ impl ServerLock {
                     let is_gone = holder
                         .parse::<u32>()
                         .is_ok_and(|pid| !Path::new("/proc").join(pid.to_string()).exists());
-                    if !is_gone || last {
+                    if is_gone && last {
+                        return Err(LockError::LeftBehind {
+                            holder: holder.to_owned(),
+                            path,
+                        });
+                    }
+                    if !is_gone {
                         return Err(LockError::Held {
                             holder: if holder.is_empty() {
                                 "unknown".to_owned()
@@ -123,6 +140,16 @@ mod tests {
         let child = std::thread::spawn(move || drop(held));
         ServerLock::take(run.path()).unwrap();
         child.join().unwrap();
+    }
+
+    #[test]
+    fn what_stays_behind_is_told_from_a_server() {
+        let run = tempfile::tempdir().unwrap();
+        let _held = ServerLock::take(run.path()).unwrap();
+        fs::write(run.path().join("pintle.lock"), "4194305\n").unwrap();
+        let error = ServerLock::take(run.path()).unwrap_err().to_string();
+        let expected = "server 4194305 has ended, but a process that it left behind holds ";
+        assert!(error.starts_with(expected), "{error}");
     }
 
     #[test]
