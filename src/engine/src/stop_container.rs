@@ -67,21 +67,21 @@ impl Node {
             sender.subscribe()
         };
         let node = Arc::clone(self);
-        let result = self
-            .jobs
+        self.jobs
             .stop_container
             .run(id.to_string(), 0, |stage| async move {
-                node.stop_by(id, deadline, stage).await
+                let result = node.stop_by(id, deadline, stage).await;
+                if result.is_err() {
+                    // The next stop begins with a period of its own. Only the job itself may say so: whoever waited for it may
+                    // wake when the next one listens already.
+                    live.kill_at
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .take();
+                }
+                result
             })
-            .await;
-        if result.is_err() {
-            // The next stop begins with a period of its own.
-            live.kill_at
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take();
-        }
-        result
+            .await
     }
 
     async fn stop_by(
