@@ -73,15 +73,16 @@ impl Node {
         };
         // In this order: a container that is published between the two steps finds the note.
         let world = self.ledger.world();
-        if !world.containers.contains_key(&id) {
-            *self
-                .live
-                .container(&id)
+        let live = self.live.known_container(&id);
+        if let Some(live) = &live
+            && !world.containers.contains_key(&id)
+        {
+            *live
                 .early_end
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner) = Some(ending);
         }
-        if self.live.container(&id).starting.load(Ordering::SeqCst) {
+        if live.is_some_and(|live| live.starting.load(Ordering::SeqCst)) {
             // It was quicker than the runtime's own end. Whoever follows it sees it run before it ends.
             self.ledger
                 .change_container(&id, |container| {
@@ -129,7 +130,7 @@ impl Node {
                 runtime::Monitor::connect(&self.paths.monitor_socket(pod)).await
             {
                 let known = monitor.state().await.ok()?;
-                self.live.add_pod(pod.clone(), monitor);
+                self.live.reconnect_pod(pod, monitor);
                 for container in known {
                     if let Some(exit) = container.exit {
                         self.note_exit(pod, &container.id, exit.into()).await;

@@ -23,7 +23,7 @@ pub(crate) struct LivePod {
     /// The connection to the pod's monitor.
     pub(crate) monitor: Monitor,
     /// Shared by creations of containers, held alone by the pod's stop: a container is made before it, or not at all.
-    pub(crate) creations: tokio::sync::RwLock<()>,
+    pub(crate) creations: Arc<tokio::sync::RwLock<()>>,
 }
 
 /// A container's companion.
@@ -68,13 +68,23 @@ impl Live {
     pub(crate) fn add_pod(&self, id: PodId, monitor: Monitor) -> Arc<LivePod> {
         let pod = Arc::new(LivePod {
             monitor,
-            creations: tokio::sync::RwLock::new(()),
+            creations: Arc::default(),
         });
         self.pods
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(id, Arc::clone(&pod));
         pod
+    }
+
+    /// Goes on with another connection to the monitor of a pod that is still there. Creations and stops that began on the
+    /// former one exclude each other still.
+    pub(crate) fn reconnect_pod(&self, id: &PodId, monitor: Monitor) {
+        let mut pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pod) = pods.get_mut(id) {
+            let creations = Arc::clone(&pod.creations);
+            *pod = Arc::new(LivePod { monitor, creations });
+        }
     }
 
     /// `None` once the pod was stopped or its monitor was lost.
@@ -100,6 +110,15 @@ impl Live {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         Arc::clone(containers.entry(id.clone()).or_default())
+    }
+
+    /// The container's companion, if anybody asked for it before.
+    pub(crate) fn known_container(&self, id: &ContainerId) -> Option<Arc<LiveContainer>> {
+        let containers = self
+            .containers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        containers.get(id).cloned()
     }
 
     pub(crate) fn remove_container(&self, id: &ContainerId) {

@@ -41,6 +41,8 @@ impl Node {
         let live = self.live.container(&id);
         let _turn = live.turn.lock().await;
         let Ok(container) = self.find_container(id.as_str()) else {
+            // Somebody else removed it, perhaps before its companion was made anew here.
+            self.live.remove_container(&id);
             return Ok(());
         };
         let remains = ContainerRemains {
@@ -51,6 +53,7 @@ impl Node {
                 .map(|pod| pod.runtime.clone())
                 .unwrap_or_default(),
             cgroup: container.cgroup.clone(),
+            layers: Vec::new(),
         };
         stage.enter("taking it apart");
         self.remove_container_remains(&remains).await?;

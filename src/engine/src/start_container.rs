@@ -37,7 +37,9 @@ impl Node {
         stage.enter("waiting for its turn");
         let live = self.live.container(&id);
         let _turn = live.turn.lock().await;
-        let container = self.find_container(id.as_str())?;
+        let container = self
+            .find_container(id.as_str())
+            .inspect_err(|_| self.live.remove_container(&id))?;
         if container.state != ContainerState::Created {
             return Err(EngineError::WrongState {
                 id,
