@@ -99,6 +99,7 @@ impl Node {
         if pod.state != PodState::Ready {
             return Err(EngineError::PodNotReady(pod.id.clone()));
         }
+        self.set_aside.check_container(&pod.id)?;
         let (images, lease) = self.container_images(&config)?;
         let id = ContainerId::random();
         let cgroup = CgroupName::new(self.config.systemd_cgroup, &pod.cgroup_parent, id.as_str())?;
@@ -107,6 +108,7 @@ impl Node {
             pod: pod.id.clone(),
             runtime: pod.runtime.clone(),
             cgroup: format!("/{}", cgroup.directory.display()),
+            layers: [images.own.layers.clone(), images.volume_layers()].concat(),
         };
         stage.enter("recording what will have to be undone");
         let undo = Undo::Container(remains.clone());

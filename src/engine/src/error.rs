@@ -103,6 +103,11 @@ pub enum EngineError {
         #[source]
         fault: ImageVolumeFault,
     },
+    #[error(
+        "the record of {what} cannot be read, and it may run: start the version of pintle that wrote it, and remove it there; \
+         or restart the node"
+    )]
+    SetAside { what: String },
     #[error("pods cannot have user namespaces here: {why}")]
     NoUserNamespaces { why: String },
     #[error("the file system of {} cannot be mounted with mapped ids; give the pod another volume, or no user namespace", path.display())]

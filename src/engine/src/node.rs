@@ -25,7 +25,7 @@ use crate::{
     ledger::Ledger,
     live::Live,
     paths::Paths,
-    restore,
+    restore::{self, SetAside},
     stats::Stats,
     undo,
     undo::Deferred,
@@ -162,6 +162,8 @@ pub(crate) struct Node {
     pub(crate) live: Live,
     pub(crate) jobs: JobTables,
     pub(crate) deferred: Deferred,
+    /// What the records say nothing about.
+    pub(crate) set_aside: SetAside,
     pub(crate) stats: Stats,
     /// Only ever grows: pods need the handler that they were made with.
     pub(crate) handlers: ArcSwap<Vec<Handler>>,
@@ -190,7 +192,7 @@ impl Engine {
         network: Network,
     ) -> Result<Self, EngineError> {
         let layout = Layout::detect()?;
-        let found = restore::read(contents);
+        let mut found = restore::read(contents);
         let tracker = TaskTracker::new();
         let node = Arc::new(Node {
             paths: Paths::new(&config.run, &config.netns_dir),
@@ -205,6 +207,7 @@ impl Engine {
             live: Live::default(),
             jobs: JobTables::new(&tracker),
             deferred: Deferred::default(),
+            set_aside: std::mem::take(&mut found.set_aside),
             handlers: ArcSwap::from_pointee(config.handlers.clone()),
             tracker,
             config,

@@ -1,16 +1,22 @@
 //! At the server's start: what a former one left.
 //!
-//! 1. The records are read into a world. One that cannot be read is set aside with an error in the log; it must not keep
-//!    the others from being served.
+//! 1. The records are read into a world. One that cannot be read, such as one of a later version, is set aside with an error
+//!    in the log; it must not keep the others from being served. What it is about may well run: nothing of it is touched.
 //! 2. Undo records are carried out: what was half-made goes. Networks are detached after the server serves: plugins may
 //!    depend on pods of this node.
 //! 3. Each pod's monitor is connected again and says which containers ended meanwhile, and how. A pod without a monitor
 //!    is not ready, and its containers are ended.
 //! 4. What belongs to no record goes: directories, network attachments of a former boot, writable layers.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use state::{ContainerId, PodId, PodsContents};
+use image::ImageLease;
+use spec::model::PodMetadata;
+use state::{ChainId, ContainerId, PodId, PodsContents};
 
 use crate::{
     error::{EngineError, in_full},
@@ -33,11 +39,95 @@ pub(crate) struct Found {
     pub(crate) world: World,
     pub(crate) undos: Vec<(UndoSeq, Undo)>,
     pub(crate) next_undo: u64,
+    pub(crate) set_aside: SetAside,
+}
+
+/// Pods and containers whose records cannot be read. They may run, and clients do not see them: nothing is made that would be
+/// a second one of the same.
+#[derive(Debug, Default)]
+pub(crate) struct SetAside {
+    /// The pods, with their UIDs as far as the records tell.
+    pods: HashMap<PodId, Option<String>>,
+    /// The containers, with their pods.
+    containers: HashMap<ContainerId, PodId>,
+    /// The layers below them, as far as the records tell.
+    layers: Vec<ChainId>,
+    /// Keeps those.
+    lease: Mutex<Option<ImageLease>>,
+}
+
+/// The part of a pod's record that tells whose it is.
+#[derive(serde::Deserialize)]
+struct Whose {
+    config: WhoseConfig,
+}
+
+#[derive(serde::Deserialize)]
+struct WhoseConfig {
+    metadata: PodMetadata,
+}
+
+/// The part of a container's record that decides what may be deleted below it.
+#[derive(serde::Deserialize)]
+struct Layers {
+    #[serde(default)]
+    layers: Vec<ChainId>,
+    #[serde(default)]
+    volume_layers: Vec<ChainId>,
+}
+
+impl SetAside {
+    fn add_pod(&mut self, id: PodId, record: &[u8]) {
+        let whose = serde_json::from_slice::<Whose>(record).ok();
+        self.pods
+            .insert(id, whose.map(|whose| whose.config.metadata.uid));
+    }
+
+    fn add_container(&mut self, id: ContainerId, pod: PodId, record: &[u8]) {
+        if let Ok(layers) = serde_json::from_slice::<Layers>(record) {
+            self.layers.extend(layers.layers);
+            self.layers.extend(layers.volume_layers);
+        }
+        self.containers.insert(id, pod);
+    }
+
+    /// Refuses a pod if it may run already.
+    pub(crate) fn check_pod(&self, uid: &str) -> Result<(), EngineError> {
+        let same = |known: &Option<String>| known.as_deref() == Some(uid);
+        match self.pods.iter().find(|(_, known)| same(known)) {
+            Some((pod, _)) => Err(EngineError::SetAside {
+                what: format!("pod {pod}, which has the same UID,"),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses a container if it may run already in its pod.
+    pub(crate) fn check_container(&self, pod: &PodId) -> Result<(), EngineError> {
+        match self.containers.iter().find(|(_, known)| *known == pod) {
+            Some((container, _)) => Err(EngineError::SetAside {
+                what: format!("container {container} of the same pod"),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// What operators have to know; nothing if all records were read.
+    pub(crate) fn warning(&self) -> Option<String> {
+        let (pods, containers) = (self.pods.len(), self.containers.len());
+        (pods + containers > 0).then(|| {
+            format!(
+                "the records of {pods} pods and {containers} containers cannot be read, and what they are about is left as it is: \
+                 the log names them; the version of pintle that wrote them can read them"
+            )
+        })
+    }
 }
 
 /// Read the records.
 pub(crate) fn read(contents: PodsContents) -> Found {
     let mut world = World::default();
+    let mut set_aside = SetAside::default();
     for (id, body) in contents.pods {
         match serde_json::from_slice::<Pod>(&body) {
             Ok(pod) => {
@@ -45,16 +135,18 @@ pub(crate) fn read(contents: PodsContents) -> Found {
             }
             Err(error) => {
                 tracing::error!(pod = %id, error = in_full(&error), "its record cannot be read; it is set aside");
+                set_aside.add_pod(id, &body);
             }
         }
     }
-    for (id, _, body) in contents.containers {
+    for (id, pod, body) in contents.containers {
         match serde_json::from_slice::<Container>(&body) {
             Ok(container) => {
                 world.containers.insert(id, Arc::new(container));
             }
             Err(error) => {
                 tracing::error!(container = %id, error = in_full(&error), "its record cannot be read; it is set aside");
+                set_aside.add_container(id, pod, &body);
             }
         }
     }
@@ -74,6 +166,7 @@ pub(crate) fn read(contents: PodsContents) -> Found {
         world,
         undos,
         next_undo,
+        set_aside,
     }
 }
 
@@ -105,14 +198,13 @@ impl Node {
             layers.extend(container.volume_layers.iter().cloned());
             if let Some(lease) = self.images.lease_layers(&layers) {
                 let live = self.live.container(&container.id);
-                *live
-                    .lease
-                    .lock()
-                    .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(lease);
+                *live.lease.lock().unwrap_or_else(PoisonError::into_inner) = Some(lease);
             } else {
                 tracing::warn!(container = %container.id, image = %container.image_id, "layers of it are gone");
             }
         }
+        self.lease_what_is_set_aside();
+        self.lease_what_is_half_made(&found.undos);
         let count = found.undos.len();
         self.undo_within_patience(found.undos).await;
         self.sweep().await;
@@ -125,6 +217,41 @@ impl Node {
             "took over what a former server left"
         );
         Ok(())
+    }
+
+    fn lease_what_is_set_aside(&self) {
+        let layers = &self.set_aside.layers;
+        if layers.is_empty() {
+            return;
+        }
+        let lease = self.images.lease_layers(layers);
+        if lease.is_none() {
+            tracing::warn!("layers of containers whose records cannot be read are gone");
+        }
+        *self
+            .set_aside
+            .lease
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = lease;
+    }
+
+    /// What is mounted of layers keeps them until it was taken apart, which may take long.
+    fn lease_what_is_half_made(&self, undos: &[(UndoSeq, Undo)]) {
+        for (_, undo) in undos {
+            if let Undo::Container(remains) = undo
+                && let Some(lease) = self.images.lease_layers(&remains.layers)
+            {
+                let live = self.live.container(&remains.id);
+                *live.lease.lock().unwrap_or_else(PoisonError::into_inner) = Some(lease);
+            }
+        }
+    }
+
+    /// Whether something of this container's may be on the node for a reason.
+    fn keeps_container(&self, world: &World, id: &ContainerId) -> bool {
+        world.containers.contains_key(id)
+            || self.set_aside.containers.contains_key(id)
+            || self.deferred.has_container(id)
     }
 
     /// Undo what can be undone soon, side by side; the rest is for [`crate::undo::retry`]. A network plugin may want the
@@ -306,10 +433,9 @@ impl Node {
     async fn sweep(&self) {
         let world = self.ledger.world();
         for name in names_in(&self.paths.containers()) {
-            let known = name
-                .parse::<ContainerId>()
-                .is_ok_and(|id| world.containers.contains_key(&id));
-            if !known && let Ok(id) = name.parse::<ContainerId>() {
+            if let Ok(id) = name.parse::<ContainerId>()
+                && !self.keeps_container(&world, &id)
+            {
                 tracing::warn!(container = %id, "a bundle without a record is removed");
                 note(crate::filesystem::take_apart(&self.store, &self.paths, &id));
             }
@@ -317,6 +443,7 @@ impl Node {
         for name in names_in(&self.paths.pods()) {
             if let Ok(id) = name.parse::<PodId>()
                 && !world.pods.contains_key(&id)
+                && !self.set_aside.pods.contains_key(&id)
                 && !self.deferred.has_pod(&id)
             {
                 tracing::warn!(pod = %id, "a pod's directory without a record is removed");
@@ -331,10 +458,10 @@ impl Node {
             }
         }
         for attachment in self.network.attachments_left() {
-            let known = attachment
-                .pod_id
-                .parse::<PodId>()
-                .is_ok_and(|id| world.pods.get(&id).is_some_and(|pod| !pod.released));
+            let known = attachment.pod_id.parse::<PodId>().is_ok_and(|id| {
+                self.set_aside.pods.contains_key(&id)
+                    || world.pods.get(&id).is_some_and(|pod| !pod.released)
+            });
             let is_ours = attachment.pod_id.parse::<PodId>().is_ok();
             if is_ours && !known {
                 tracing::warn!(pod = %attachment.pod_id, "a network attachment of a former boot is removed");
@@ -349,7 +476,7 @@ impl Node {
             self.store
                 .sweep_containers(|name| {
                     name.parse::<ContainerId>()
-                        .is_ok_and(|id| world.containers.contains_key(&id))
+                        .is_ok_and(|id| self.keeps_container(&world, &id))
                 })
                 .map_err(Into::into),
         );
@@ -404,5 +531,45 @@ mod tests {
         assert_eq!(read, [3]);
         // Those set aside keep their numbers.
         assert_eq!(found.next_undo, 10);
+        assert_eq!(
+            (found.set_aside.pods.len(), found.set_aside.containers.len()),
+            (1, 1)
+        );
+        let warning = found.set_aside.warning().unwrap_or_default();
+        assert!(warning.contains("1 pods and 1 containers"), "{warning}");
+        assert_eq!(SetAside::default().warning(), None);
+    }
+
+    #[test]
+    fn the_layers_of_a_record_of_a_later_version_are_known() {
+        let mut set_aside = SetAside::default();
+        let layer = format!("sha256:{}", "1".repeat(64));
+        let record =
+            serde_json::json!({"state": "Frozen", "layers": [layer], "volume_layers": [layer]});
+        let pod = PodId::random();
+        set_aside.add_container(
+            ContainerId::random(),
+            pod.clone(),
+            record.to_string().as_bytes(),
+        );
+        set_aside.add_container(ContainerId::random(), PodId::random(), b"\xff");
+        assert_eq!(set_aside.layers.len(), 2);
+        assert_eq!(set_aside.containers.len(), 2);
+        assert!(set_aside.check_container(&pod).is_err());
+        assert!(set_aside.check_container(&PodId::random()).is_ok());
+    }
+
+    #[test]
+    fn the_uid_of_a_record_of_a_later_version_is_known() {
+        let mut set_aside = SetAside::default();
+        let metadata = PodMetadata {
+            uid: "1-2".to_owned(),
+            ..PodMetadata::default()
+        };
+        let record = serde_json::json!({"state": "Frozen", "config": {"metadata": metadata}});
+        set_aside.add_pod(PodId::random(), record.to_string().as_bytes());
+        set_aside.add_pod(PodId::random(), b"");
+        assert!(set_aside.check_pod("1-2").is_err());
+        assert!(set_aside.check_pod("1-3").is_ok());
     }
 }

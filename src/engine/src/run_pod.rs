@@ -93,6 +93,7 @@ impl Node {
         if let Some(pod) = self.existing_pod(&config, &handler_name)? {
             return Ok(pod);
         }
+        self.set_aside.check_pod(&config.metadata.uid)?;
         let handler = self.handler(&handler_name)?;
         let on_host_network = config.security.namespaces.network == NamespaceMode::Node;
         if !on_host_network {

@@ -81,6 +81,7 @@ impl Engine {
         if let Some(why) = &node.no_user_namespaces {
             warnings.push(format!("pods cannot have user namespaces: {why}"));
         }
+        warnings.extend(node.set_aside.warning());
         NodeStatus {
             runtime,
             network,

@@ -10,7 +10,7 @@ use std::{io, path::Path};
 use network::Attachment;
 use runtime::{Refusal, RuntimeError};
 use serde::{Deserialize, Serialize};
-use state::{ContainerId, PodId};
+use state::{ChainId, ContainerId, PodId};
 
 use crate::{
     error::{EngineError, in_full},
@@ -53,6 +53,9 @@ pub(crate) struct ContainerRemains {
     /// Name of the configured runtime.
     pub(crate) runtime: String,
     pub(crate) cgroup: String,
+    /// The layers below it, its volumes' included. Empty in records of versions that did not write it.
+    #[serde(default)]
+    pub(crate) layers: Vec<ChainId>,
 }
 
 /// Goes on past failures and keeps the first.

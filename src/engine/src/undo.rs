@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use state::PodId;
+use state::{ContainerId, PodId};
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
@@ -79,6 +79,13 @@ impl Deferred {
         self.lock()
             .values()
             .any(|waiting| matches!(&waiting.undo, Undo::Pod(remains) if remains.id == *id))
+    }
+
+    /// Whether a half-made container waits to be taken apart.
+    pub(crate) fn has_container(&self, id: &ContainerId) -> bool {
+        self.lock()
+            .values()
+            .any(|waiting| matches!(&waiting.undo, Undo::Container(remains) if remains.id == *id))
     }
 
     /// Those whose time has come, as many as may be tried beside what is being tried already, longest due first.

@@ -66,6 +66,7 @@ fn engine_code(error: &EngineError) -> Code {
         | EngineError::WrongState { .. }
         | EngineError::MemoryInUse { .. }
         | EngineError::NoUserNamespaces { .. }
+        | EngineError::SetAside { .. }
         | EngineError::CannotMapIds { .. } => Code::FailedPrecondition,
         EngineError::ImageVolume { fault, .. } => match fault {
             ImageVolumeFault::NoImage { .. }

@@ -2,7 +2,8 @@
 //!
 //! `server` fills these values from CRI messages after validation, `engine` keeps them in its records (hence serde),
 //! and this crate turns them into OCI runtime specs. They say what was asked for, never what was found on the node:
-//! that is `crate::NodeFacts`. Strings are as the client sent them, byte for byte.
+//! that is `crate::NodeFacts`. Strings are as the client sent them, byte for byte. What a record of an older version lacks
+//! has its default.
 
 use std::collections::BTreeMap;
 
@@ -35,6 +36,7 @@ pub struct IdMapping {
 
 /// A pod's user namespace: `None` in [`Namespaces::user`] means the node's.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct UserNamespace {
     /// User id ranges.
     pub uids: Vec<IdMapping>,
@@ -44,6 +46,7 @@ pub struct UserNamespace {
 
 /// The namespace choices of a pod or of one container.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Namespaces {
     /// `Pod` or `Node`.
     pub network: NamespaceMode,
@@ -69,6 +72,7 @@ pub enum SecurityProfile {
 
 /// SELinux label parts; empty ones take the default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 #[expect(
     missing_docs,
     reason = "the four parts of a label are SELinux's own words"
@@ -92,6 +96,7 @@ pub enum SupplementalGroupsPolicy {
 
 /// Resource limits (CRI `LinuxContainerResources`). Zero means "not given" except where told.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Resources {
     /// CFS period in microseconds.
     pub cpu_period_us: i64,
@@ -129,6 +134,7 @@ pub enum Propagation {
 
 /// A volume asked for by the client.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Mount {
     /// Absolute path inside the container.
     pub container_path: String,
@@ -156,6 +162,7 @@ pub struct Mount {
 
 /// An image as the client named it (CRI `ImageSpec`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ImageSpec {
     /// The reference or id that the kubelet resolved to.
     pub image: String,
@@ -171,6 +178,7 @@ pub struct ImageSpec {
 
 /// A device of the node given to a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Device {
     /// Path inside the container.
     pub container_path: String,
@@ -182,6 +190,7 @@ pub struct Device {
 
 /// Changes to the default capability set. Names with or without `CAP_`, any case; `ALL` is understood.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct CapabilityChanges {
     /// Added to bounding, effective and permitted.
     pub add: Vec<String>,
@@ -193,6 +202,7 @@ pub struct CapabilityChanges {
 
 /// Who a container runs as, before the image's files are consulted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RunAs {
     /// Numeric user; wins over the name.
     pub user: Option<i64>,
@@ -208,6 +218,7 @@ pub struct RunAs {
 
 /// Security options of one container (CRI `LinuxContainerSecurityContext`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ContainerSecurity {
     /// Capability changes.
     pub capabilities: CapabilityChanges,
@@ -235,6 +246,7 @@ pub struct ContainerSecurity {
 
 /// Security options of a pod (CRI `LinuxSandboxSecurityContext`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct PodSecurity {
     /// Namespace choices.
     pub namespaces: Namespaces,
@@ -254,6 +266,7 @@ pub struct PodSecurity {
 
 /// What identifies a pod to the client: the key of joinable jobs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(default)]
 #[expect(missing_docs, reason = "Kubernetes' own words")]
 pub struct PodMetadata {
     pub name: String,
@@ -264,6 +277,7 @@ pub struct PodMetadata {
 
 /// Contents of a pod's `/etc/resolv.conf`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Dns {
     /// `nameserver` lines.
     pub servers: Vec<String>,
@@ -285,6 +299,7 @@ pub enum Protocol {
 
 /// A port of the node forwarded to a port of the pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct PortMapping {
     /// Transport protocol.
     pub protocol: Protocol,
@@ -298,6 +313,7 @@ pub struct PortMapping {
 
 /// A pod as asked for (CRI `PodSandboxConfig`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct PodConfig {
     /// Identity.
     pub metadata: PodMetadata,
@@ -327,6 +343,7 @@ pub struct PodConfig {
 
 /// What identifies a container inside its pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(default)]
 #[expect(missing_docs, reason = "Kubernetes' own words")]
 pub struct ContainerMetadata {
     pub name: String,
@@ -335,6 +352,7 @@ pub struct ContainerMetadata {
 
 /// A container as asked for (CRI `ContainerConfig`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ContainerConfig {
     /// Identity inside the pod.
     pub metadata: ContainerMetadata,

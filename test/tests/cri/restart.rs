@@ -47,6 +47,69 @@ fn running_containers_survive_with_their_ids_statuses_and_processes() {
     });
 }
 
+/// Puts `body` into the record of a pod or container, and answers what was there. The server does not run.
+fn exchange_record(table: &str, id: &str, body: &[u8]) -> Result<Vec<u8>> {
+    let db = rusqlite::Connection::open(format!("{}/pods.db", places::RUN))?;
+    let find = format!("SELECT body FROM {table} WHERE id = ?1");
+    let former = db.query_row(&find, [id], |row| row.get(0))?;
+    let put = format!("UPDATE {table} SET body = ?2 WHERE id = ?1");
+    ensure!(db.execute(&put, rusqlite::params![id, body])? == 1);
+    Ok(former)
+}
+
+/// A record as a later version might have written it.
+fn of_a_later_version(record: &[u8]) -> Result<Vec<u8>> {
+    let mut record: serde_json::Value = serde_json::from_slice(record)?;
+    record["state"] = "Frozen".into();
+    Ok(serde_json::to_vec(&record)?)
+}
+
+#[test]
+fn what_has_an_unreadable_record_is_left_alone_and_made_no_second_time() {
+    world!(async |node| {
+        let (pod, id) = node.sleeper("written-later").await?;
+        let (other, other_id) = node.sleeper("plain").await?;
+        let started = node.cri().sh(&id, "stat -c %Z /proc/1").await?;
+        node.kill_server()?;
+        let former = exchange_record("containers", &id, b"")?;
+        exchange_record("containers", &id, &of_a_later_version(&former)?)?;
+        node.start_server().await?;
+        ensure!(node.cri().status(&id).await.is_err(), "it is served");
+        ensure!(node.cri().sh(&other_id, "echo on").await? == "on\n");
+        let second = node::container("second", node::SLEEP);
+        let refused = node
+            .start_container(&pod, &second)
+            .await
+            .err()
+            .context("a second one was made")?;
+        ensure!(format!("{refused:#}").contains(&id), "{refused:#}");
+
+        node.kill_server()?;
+        let former_pod = exchange_record("pods", &pod.id, b"")?;
+        exchange_record("pods", &pod.id, &of_a_later_version(&former_pod)?)?;
+        node.start_server().await?;
+        let mut again = pod.config.clone();
+        again.metadata.get_or_insert_default().attempt = 1;
+        let refused = node.run_pod_as(again).await.err();
+        let refused = refused.context("the pod was made again")?;
+        ensure!(format!("{refused:#}").contains(&pod.id), "{refused:#}");
+        node.cri().stop_pod(&other.id).await?;
+
+        // The version that can read them is back.
+        node.stop_server().await?;
+        exchange_record("containers", &id, &former)?;
+        exchange_record("pods", &pod.id, &former_pod)?;
+        node.start_server().await?;
+        let now = node
+            .cri()
+            .sh(&id, "stat -c %Z /proc/1; cat /etc/passwd")
+            .await?;
+        ensure!(now.starts_with(&started), "{now}");
+        ensure!(node.address(&pod).await.is_ok(), "it lost its network");
+        Ok(())
+    });
+}
+
 #[test]
 fn exit_codes_and_oom_verdicts_of_the_time_between_are_known_afterwards() {
     world!(async |node| {
