@@ -264,7 +264,9 @@ pub fn container(input: &ContainerInput<'_>) -> Result<ContainerSpec, SpecError>
         ))
         .linux(linux)
         .build()?;
-    cdi::apply::apply(&mut spec, &input.cdi)?;
+    cdi::apply::apply(&mut spec, &input.cdi, user_namespace.is_some())?;
+    let added = input.cdi.additional_gids.iter().copied();
+    namespaces::check_groups(&pod.namespaces, added, "config.CDI_devices")?;
     if let Some(groups) = spec
         .process()
         .as_ref()

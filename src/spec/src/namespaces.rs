@@ -130,28 +130,36 @@ pub(crate) fn check_ids(
     let Some(namespace) = &pod.user else {
         return Ok(());
     };
-    let is_in = |ranges: &[IdMapping], id: u32| {
-        let inside =
-            |range: &IdMapping| id >= range.container_id && id - range.container_id < range.length;
-        ranges.iter().any(inside)
-    };
     if !is_in(&namespace.uids, user.uid) {
         return Err(refuse(
             format!("{FIELD}.run_as_user"),
             NamespaceProblem::NotMapped(user.uid),
         ));
     }
-    let strangers = user.groups.iter().chain([&user.gid]);
-    match strangers
-        .copied()
-        .find(|group| !is_in(&namespace.gids, *group))
-    {
-        Some(group) => Err(refuse(
-            format!("{FIELD}.supplemental_groups"),
-            NamespaceProblem::NotMapped(group),
-        )),
+    let groups = user.groups.iter().chain([&user.gid]).copied();
+    check_groups(pod, groups, &format!("{FIELD}.supplemental_groups"))
+}
+
+/// Whether the pod's user namespace has these groups, which `field` asks for.
+pub(crate) fn check_groups(
+    pod: &Namespaces,
+    groups: impl IntoIterator<Item = u32>,
+    field: &str,
+) -> Result<(), SpecError> {
+    let Some(namespace) = &pod.user else {
+        return Ok(());
+    };
+    let mut groups = groups.into_iter();
+    match groups.find(|group| !is_in(&namespace.gids, *group)) {
+        Some(group) => Err(refuse(field.to_owned(), NamespaceProblem::NotMapped(group))),
         None => Ok(()),
     }
+}
+
+fn is_in(ranges: &[IdMapping], id: u32) -> bool {
+    let inside =
+        |range: &IdMapping| id >= range.container_id && id - range.container_id < range.length;
+    ranges.iter().any(inside)
 }
 
 /// Whether a container's choice of namespaces is possible in its pod.

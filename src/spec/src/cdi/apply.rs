@@ -10,9 +10,23 @@ use super::{DeviceNode, Edits, HookEdit, MountEdit, RdtEdit};
 use crate::error::SpecError;
 
 /// Lays `edits` over a spec. Their device nodes are complete: see [`DeviceNode::to_look_at`].
-pub(crate) fn apply(spec: &mut Spec, edits: &Edits) -> Result<(), SpecError> {
+///
+/// In a user namespace nobody can make device nodes, so OCI runtimes mount the node's own, which they look for where the
+/// container is to see them. A device that the node has elsewhere is mounted from there.
+pub(crate) fn apply(
+    spec: &mut Spec,
+    edits: &Edits,
+    in_user_namespace: bool,
+) -> Result<(), SpecError> {
     let owner = add_to_process(spec, edits);
-    add_devices(spec, &edits.device_nodes, owner)?;
+    let (elsewhere, nodes): (Vec<_>, Vec<_>) = edits
+        .device_nodes
+        .iter()
+        .partition(|node| in_user_namespace && is_elsewhere(node));
+    add_devices(spec, &nodes, owner)?;
+    allow_devices(spec, &edits.device_nodes)?;
+    let elsewhere: Vec<_> = elsewhere.into_iter().map(mounted).collect();
+    add_mounts(spec, &elsewhere)?;
     add_mounts(spec, &edits.mounts)?;
     add_hooks(spec, &edits.hooks)?;
     if let Some(rdt) = &edits.intel_rdt
@@ -55,9 +69,24 @@ fn add_to_process(spec: &mut Spec, edits: &Edits) -> (Option<u32>, Option<u32>) 
     (if_any(user.uid()), if_any(user.gid()))
 }
 
+/// Whether the node has a device at another path than the container.
+fn is_elsewhere(node: &DeviceNode) -> bool {
+    !matches!(node.host_path.as_str(), "" | "/") && node.host_path != node.path && node.kind != "p"
+}
+
+/// The mount that shows a device of the node.
+fn mounted(node: &DeviceNode) -> MountEdit {
+    MountEdit {
+        host_path: node.host_path.clone(),
+        container_path: node.path.clone(),
+        options: ["bind", "nosuid", "noexec"].map(str::to_owned).to_vec(),
+        ..MountEdit::default()
+    }
+}
+
 fn add_devices(
     spec: &mut Spec,
-    nodes: &[DeviceNode],
+    nodes: &[&DeviceNode],
     owner: (Option<u32>, Option<u32>),
 ) -> Result<(), SpecError> {
     let Some(linux) = spec.linux_mut() else {
@@ -68,9 +97,16 @@ fn add_devices(
         let devices = linux.devices_mut().get_or_insert_default();
         devices.retain(|other| other.path() != device.path());
         devices.push(device);
-        if node.kind == "p" {
-            continue;
-        }
+    }
+    Ok(())
+}
+
+/// Allows device nodes in the container's cgroup.
+fn allow_devices(spec: &mut Spec, nodes: &[DeviceNode]) -> Result<(), SpecError> {
+    let Some(linux) = spec.linux_mut() else {
+        return Ok(());
+    };
+    for node in nodes.iter().filter(|node| node.kind != "p") {
         let access = if node.permissions.is_empty() {
             "rwm"
         } else {
@@ -207,4 +243,80 @@ fn intel_rdt(edit: &RdtEdit) -> Result<LinuxIntelRdt, SpecError> {
     }
     serde_json::from_value(value)
         .map_err(|error| SpecError::Oci(oci_spec::OciSpecError::SerDe(error)))
+}
+
+#[cfg(test)]
+mod test {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+
+    fn node(host_path: &str, path: &str) -> DeviceNode {
+        DeviceNode {
+            host_path: host_path.to_owned(),
+            path: path.to_owned(),
+            kind: "c".to_owned(),
+            major: Some(195),
+            minor: Some(1),
+            ..DeviceNode::default()
+        }
+    }
+
+    /// Paths of the devices that are made, sources of the mounts, and how many devices are allowed besides those of a
+    /// default spec.
+    fn applied(
+        nodes: Vec<DeviceNode>,
+        in_user_namespace: bool,
+    ) -> (Vec<String>, Vec<String>, usize) {
+        let edits = Edits {
+            device_nodes: nodes,
+            ..Edits::default()
+        };
+        let mut spec = Spec::default();
+        spec.set_mounts(None);
+        let rules = |spec: &Spec| {
+            let resources = spec.linux().as_ref().unwrap().resources().clone();
+            resources
+                .and_then(|some| some.devices().clone())
+                .map_or(0, |some| some.len())
+        };
+        let before = rules(&spec);
+        apply(&mut spec, &edits, in_user_namespace).unwrap();
+        let devices = spec.linux().as_ref().unwrap().devices().clone();
+        let text = |path: &std::path::Path| path.to_string_lossy().into_owned();
+        (
+            devices
+                .iter()
+                .flatten()
+                .map(|device| text(device.path()))
+                .collect(),
+            spec.mounts()
+                .iter()
+                .flatten()
+                .filter_map(|mount| mount.source().as_deref().map(text))
+                .collect(),
+            rules(&spec) - before,
+        )
+    }
+
+    #[test]
+    fn a_device_that_is_elsewhere_on_the_node_is_mounted_in_a_user_namespace() {
+        let nodes = || {
+            vec![
+                node("/run/driver/dev/gpu0", "/dev/gpu0"),
+                node("", "/dev/gpu1"),
+            ]
+        };
+        let made = |names: &[&str]| -> Vec<String> {
+            names.iter().map(|name| (*name).to_owned()).collect()
+        };
+        assert_eq!(
+            applied(nodes(), false),
+            (made(&["/dev/gpu0", "/dev/gpu1"]), Vec::new(), 2)
+        );
+        assert_eq!(
+            applied(nodes(), true),
+            (made(&["/dev/gpu1"]), made(&["/run/driver/dev/gpu0"]), 2)
+        );
+    }
 }
