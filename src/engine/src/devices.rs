@@ -16,13 +16,10 @@ const MAX_DEPTH: u32 = 8;
 /// Directories of `/dev` that a privileged container gets from its own mounts, not as nodes.
 const NOT_FROM_THE_NODE: [&str; 6] = ["pts", "shm", "mqueue", "fd", "console", "ptmx"];
 
-/// The device nodes behind `devices`; for a privileged container all of the node's too.
-pub(crate) fn resolve(
-    devices: &[Device],
-    privileged: bool,
-) -> Result<Vec<HostDevice>, EngineError> {
+/// The device nodes behind `devices`, and with `every` all of the node's too.
+pub(crate) fn resolve(devices: &[Device], every: bool) -> Result<Vec<HostDevice>, EngineError> {
     let mut found = Vec::new();
-    if privileged {
+    if every {
         collect(Path::new("/dev"), Path::new("/dev"), "rwm", 0, &mut found);
     }
     for (index, device) in devices.iter().enumerate() {

@@ -56,10 +56,12 @@ impl Node {
         &self,
         config: &ContainerConfig,
     ) -> Result<Vec<spec::HostDevice>, EngineError> {
-        if config.devices.is_empty() && !config.security.privileged {
+        let every = config.security.privileged
+            && !self.config.spec_defaults.privileged_without_host_devices;
+        if config.devices.is_empty() && !every {
             return Ok(Vec::new());
         }
-        let (devices, privileged) = (config.devices.clone(), config.security.privileged);
+        let devices = config.devices.clone();
         let within = self.config.timeouts.volume_check;
         let found = tokio::task::spawn_blocking(move || {
             for (index, device) in devices.iter().enumerate() {
@@ -69,7 +71,7 @@ impl Node {
                     return Err(in_time(error, "look at the device", path, field, within));
                 }
             }
-            crate::devices::resolve(&devices, privileged)
+            crate::devices::resolve(&devices, every)
         });
         joined(found.await)
     }

@@ -361,6 +361,38 @@ fn paths_are_masked_and_read_only_unless_privileged() {
     });
 }
 
+/// Whether a privileged container sees a device of the node, and whether its cgroup lets it open it.
+async fn privileged_and_kmsg(node: &Node) -> Result<(bool, bool)> {
+    let mut config = node.pod_config("devices")?;
+    node::pod_security(&mut config).privileged = true;
+    let pod = node.run_pod_as(config).await?;
+    let id = with_security(node, &pod, "busybox:latest", "devices", |security| {
+        security.privileged = true;
+    })
+    .await?;
+    let script = "test -e /dev/kmsg && echo seen; mknod /kmsg c 1 11 && (exec 3</kmsg) 2>/dev/null && echo opened; test -c /kmsg";
+    let seen = node.cri().sh(&id, script).await?;
+    Ok((seen.contains("seen"), seen.contains("opened")))
+}
+
+#[test]
+fn a_privileged_container_has_the_nodes_devices() {
+    world!(async |node| {
+        ensure!(privileged_and_kmsg(node).await? == (true, true));
+        Ok(())
+    });
+}
+
+#[test]
+fn a_privileged_container_has_only_its_own_devices_where_so_configured() {
+    let setup = node::Setup::default()
+        .config(serde_json::json!({"containers": {"privileged_without_devices": true}}));
+    world!(setup, async |node| {
+        ensure!(privileged_and_kmsg(node).await? == (false, false));
+        Ok(())
+    });
+}
+
 #[test]
 fn no_new_privileges_is_set_when_asked_for() {
     world!(async |node| {
