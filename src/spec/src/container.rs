@@ -10,6 +10,7 @@ use crate::error::SpecError;
 use crate::input::ContainerInput;
 use crate::model::{SecurityProfile, UserNamespace};
 use crate::mounts::{Mounts, Surroundings};
+use crate::selinux::SelinuxContext;
 use crate::user::ResolvedUser;
 use crate::{
     annotations, apparmor, args, capabilities, cdi, devices, env, mounts, namespaces, oom_score,
@@ -98,14 +99,14 @@ fn process(
         Some(profile) => builder.apparmor_profile(profile),
         None => builder,
     };
-    let builder = match selinux(input) {
-        Some(labels) => builder.selinux_label(labels.process.as_str()),
+    let builder = match selinux(input).and_then(SelinuxContext::process) {
+        Some(label) => builder.selinux_label(label),
         None => builder,
     };
     Ok(builder.build()?)
 }
 
-fn selinux<'a>(input: &'a ContainerInput<'_>) -> Option<&'a crate::selinux::SelinuxContext> {
+fn selinux<'a>(input: &'a ContainerInput<'_>) -> Option<&'a SelinuxContext> {
     input.selinux.as_ref().filter(|_| input.facts.selinux)
 }
 
@@ -192,7 +193,7 @@ fn linux(
         builder = builder.rootfs_propagation(propagation);
     }
     if let Some(labels) = selinux(input) {
-        builder = builder.mount_label(labels.mount.as_str());
+        builder = builder.mount_label(labels.mount());
     }
     Ok(builder.build()?)
 }

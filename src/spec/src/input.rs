@@ -216,7 +216,7 @@ pub struct ContainerInput<'a> {
     pub cdi: crate::cdi::Edits,
     /// The file of a `Localhost` seccomp profile; at most [`crate::seccomp::MAX_FILE_BYTES`].
     pub seccomp_file: Option<&'a [u8]>,
-    /// Labels when SELinux is active: see [`crate::selinux::context`].
+    /// Labels when SELinux is active: see [`crate::selinux`].
     pub selinux: Option<SelinuxContext>,
 }
 

@@ -14,6 +14,7 @@ use crate::error::SpecError;
 use crate::input::{PauseInput, RuntimeFeatures};
 use crate::mounts::{Mounts, Surroundings};
 use crate::namespaces::{self, Pid};
+use crate::selinux::SelinuxContext;
 use crate::{annotations, apparmor, devices, mounts, oom_score, paths, seccomp, sysctl, user};
 
 /// As hard to kill as what kubelet keeps alive: with it the whole pod would go.
@@ -65,8 +66,8 @@ pub fn pause(input: &PauseInput<'_>) -> Result<Spec, SpecError> {
         process = process.apparmor_profile(profile);
     }
     let selinux = input.selinux.as_ref().filter(|_| input.facts.selinux);
-    if let Some(labels) = selinux {
-        process = process.selinux_label(labels.process.as_str());
+    if let Some(label) = selinux.and_then(SelinuxContext::process) {
+        process = process.selinux_label(label);
     }
 
     let Mounts { mounts, .. } = mounts::mounts(
@@ -125,7 +126,7 @@ pub fn pause(input: &PauseInput<'_>) -> Result<Spec, SpecError> {
         linux = linux.seccomp(filter);
     }
     if let Some(labels) = selinux {
-        linux = linux.mount_label(labels.mount.as_str());
+        linux = linux.mount_label(labels.mount());
     }
 
     let mut spec = SpecBuilder::default()

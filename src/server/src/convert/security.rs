@@ -118,22 +118,28 @@ fn id(at: At<'_>, value: i64) -> Result<i64, Refusal> {
     Err(at.refuse(format_args!("{value} is not in 0..={ID_MAX}")))
 }
 
+/// Parts of a label by their form; whether the node's policy has them, the engine finds out where SELinux is active.
 fn selinux(at: At<'_>, given: Option<cri::SeLinuxOption>) -> Result<SelinuxLabel, Refusal> {
     let given = given.unwrap_or_default();
-    let part = |name, text: String| {
-        // A colon separates the parts of a label; only the last one, the level, may hold it.
-        if name != "level" && text.contains(':') {
-            return Err(at
-                .field(name)
-                .refuse(format_args!("{text:?} must not contain a colon")));
+    let name = |field, text: String| {
+        if text.is_empty() || spec::selinux::is_name(&text) {
+            return Ok(text);
         }
-        no_nul(at.field(name), text)
+        Err(at.field(field).refuse(format_args!(
+            "{text:?} is no name of SELinux: letters, digits, `_`, `.` and `-`"
+        )))
     };
+    let level = given.level;
+    if !level.is_empty() && !spec::selinux::is_level(&level) {
+        return Err(at.field("level").refuse(format_args!(
+            "{level:?} is no level of SELinux, such as s0, s0:c4,c5 or s0-s0:c0.c1023"
+        )));
+    }
     Ok(SelinuxLabel {
-        user: part("user", given.user)?,
-        role: part("role", given.role)?,
-        kind: part("type", given.r#type)?,
-        level: part("level", given.level)?,
+        user: name("user", given.user)?,
+        role: name("role", given.role)?,
+        kind: name("type", given.r#type)?,
+        level,
     })
 }
 

@@ -336,6 +336,8 @@ fn an_image_volume_is_converted() {
 #[case::seccomp_path("config.linux.security_context.seccomp.localhost_ref: \"a.json\" is not", |c: &mut C| context(c).seccomp = Some(cri::SecurityProfile { profile_type: 2, localhost_ref: "a.json".to_owned() }))]
 #[case::apparmor("config.linux.security_context.apparmor.localhost_ref: must not be empty", |c: &mut C| context(c).apparmor = Some(cri::SecurityProfile { profile_type: 2, localhost_ref: String::new() }))]
 #[case::selinux("config.linux.security_context.selinux_options.type: ", |c: &mut C| context(c).selinux_options = Some(cri::SeLinuxOption { r#type: "a:b".to_owned(), ..Default::default() }))]
+#[case::selinux_level("config.linux.security_context.selinux_options.level: \"s0,c4,c5\" is no level", |c: &mut C| context(c).selinux_options = Some(cri::SeLinuxOption { level: "s0,c4,c5".to_owned(), ..Default::default() }))]
+#[case::selinux_user("config.linux.security_context.selinux_options.user: \"a b\" is no name", |c: &mut C| context(c).selinux_options = Some(cri::SeLinuxOption { user: "a b".to_owned(), ..Default::default() }))]
 #[case::hugepages("config.linux.resources.hugepage_limits[0].page_size: must not be empty", |c: &mut C| c.linux.as_mut().unwrap().resources.as_mut().unwrap().hugepage_limits[0].page_size.clear())]
 fn a_container_is_refused_by_the_name_of_the_field(
     #[case] wanted: &str,

@@ -370,3 +370,38 @@ containerEdits:
     assert_eq!(changed.user.groups, [1001, 44]);
     assert_json_snapshot!(difference(&plain, &json(&changed.spec)));
 }
+
+/// A request on a node with SELinux, with the labels that its own wishes lead to.
+fn labelled(mut request: Request) -> Request {
+    request.facts.selinux = true;
+    let policy = spec::selinux::PolicyLabels::default();
+    let security = &request.pod.security;
+    let guest = spec::selinux::Guest::Processes;
+    let pods = spec::selinux::pod(security, &policy, "s0:c12,c900", guest);
+    request.selinux = Some(spec::selinux::container(
+        &request.container.security,
+        security,
+        &pods,
+    ));
+    request
+}
+
+#[test]
+fn selinux_labels() {
+    let plain = json(&Request::busybox().pause(false).unwrap());
+    let pause = json(&labelled(Request::busybox()).pause(false).unwrap());
+    let mut privileged = Request::busybox();
+    privileged.make_privileged();
+    assert_json_snapshot!(serde_json::json!({
+        "container": against_plain(&labelled(Request::busybox())),
+        "pause": difference(&plain, &pause),
+        "privileged": difference(&made(&privileged), &made(&labelled(privileged))),
+    }));
+}
+
+#[test]
+fn labels_mean_nothing_where_selinux_is_not_active() {
+    let mut request = labelled(Request::busybox());
+    request.facts.selinux = false;
+    assert_eq!(against_plain(&request), serde_json::json!({}));
+}

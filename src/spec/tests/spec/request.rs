@@ -33,6 +33,7 @@ pub(crate) struct Request {
     pub(crate) host_devices: Vec<HostDevice>,
     pub(crate) cdi: spec::cdi::Edits,
     pub(crate) seccomp_file: Option<Vec<u8>>,
+    pub(crate) selinux: Option<spec::selinux::SelinuxContext>,
 }
 
 fn owned(words: &[&str]) -> Vec<String> {
@@ -135,6 +136,7 @@ impl Request {
             host_devices: Vec::new(),
             cdi: spec::cdi::Edits::default(),
             seccomp_file: None,
+            selinux: None,
         }
     }
 
@@ -169,7 +171,7 @@ impl Request {
             classes: spec::ResourceClasses::default(),
             cdi: self.cdi.clone(),
             seccomp_file: self.seccomp_file.as_deref(),
-            selinux: None,
+            selinux: self.selinux.clone(),
         })
     }
 
@@ -185,7 +187,7 @@ impl Request {
             args: owned(&["/pause"]),
             files: files.then(|| self.files.clone()),
             seccomp_file: None,
-            selinux: None,
+            selinux: self.selinux.clone(),
         })
     }
 }
