@@ -88,8 +88,7 @@ pub fn pod(
     level.clone_into(&mut base.level);
     let label = with(asked, &base);
     let namespaces = &security.namespaces;
-    let sees_node =
-        namespaces.pid == NamespaceMode::Node || namespaces.ipc == NamespaceMode::Node;
+    let sees_node = namespaces.pid == NamespaceMode::Node || namespaces.ipc == NamespaceMode::Node;
     SelinuxContext {
         files: files(&policy.file, &label),
         confined: !security.privileged && (!sees_node || !asked.kind.is_empty()),
@@ -105,8 +104,8 @@ pub fn container(
     base: &SelinuxContext,
 ) -> SelinuxContext {
     let label = with(&security.selinux, &base.label);
-    let sees_node = security.namespaces.pid == NamespaceMode::Node
-        || pod.namespaces.ipc == NamespaceMode::Node;
+    let sees_node =
+        security.namespaces.pid == NamespaceMode::Node || pod.namespaces.ipc == NamespaceMode::Node;
     let type_is_asked_for = !security.selinux.kind.is_empty() || !pod.selinux.kind.is_empty();
     SelinuxContext {
         files: files(&base.files, &label),
@@ -163,12 +162,7 @@ mod test {
     }
 
     fn pod_labels(security: &PodSecurity) -> SelinuxContext {
-        pod(
-            security,
-            &PolicyLabels::default(),
-            LEVEL,
-            Guest::Processes,
-        )
+        pod(security, &PolicyLabels::default(), LEVEL, Guest::Processes)
     }
 
     /// Process and files.

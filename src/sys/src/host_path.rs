@@ -5,8 +5,12 @@
 //! SIGKILL, though by nothing less. The child shares no memory and makes nothing but system calls, and the kernel kills it
 //! when this process ends.
 //!
+//! Relabelling a volume for SELinux is such an errand too, and the longest.
+//!
 //! The few children that not even SIGKILL ends (a broken disk) are counted, and from `STUCK_MAX` on further ones are refused:
 //! nothing piles up.
+
+mod relabel;
 
 use std::{
     ffi::CString,
@@ -27,6 +31,7 @@ use rustix::{
     net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags},
 };
 
+pub use self::relabel::{Relabelled, Relabelling, relabel};
 use crate::{SysError, child};
 
 /// How many children may wait for the end of what cannot be ended.
@@ -116,14 +121,30 @@ struct Child {
 
 impl Child {
     fn spawn(path: &Path, errand: Errand) -> io::Result<Self> {
-        reap_stuck()?;
         let path = CString::new(path.as_os_str().as_bytes())?;
+        Self::fork(None, |socket| {
+            // SAFETY: the path is a C string and the socket is open.
+            unsafe {
+                match errand {
+                    Errand::Find => child_find(path.as_ptr(), socket),
+                    Errand::Read => child_read(path.as_ptr(), socket),
+                }
+            }
+        })
+    }
+
+    /// Has a child run `errand`, which is given its end of the socket and has `held`, but no other descriptor. It may make
+    /// nothing but system calls: no lock, no memory, for another thread may have held any lock at the moment of the fork.
+    fn fork(held: Option<&OwnedFd>, errand: impl FnOnce(libc::c_int)) -> io::Result<Self> {
+        reap_stuck()?;
         let (socket, theirs) = rustix::net::socketpair(
             rustix::net::AddressFamily::UNIX,
             rustix::net::SocketType::SEQPACKET,
             rustix::net::SocketFlags::CLOEXEC,
             None,
         )?;
+        let mut keep = [theirs.as_raw_fd(), held.unwrap_or(&theirs).as_raw_fd()];
+        keep.sort_unstable();
         // SAFETY: an all-zero clone_args is valid, and asks for nothing.
         let mut order: libc::clone_args = unsafe { std::mem::zeroed() };
         order.exit_signal = libc::SIGCHLD.cast_unsigned().into();
@@ -138,13 +159,11 @@ impl Child {
             )
         };
         if pid == 0 {
-            // SAFETY: in the child, where this is all that runs; the path is a C string and the descriptor is open.
+            // SAFETY: in the child, where this is all that runs; the descriptor is its own copy, and `_exit` runs no code of
+            // the parent's.
             unsafe {
-                child::settle(parent, &[theirs.as_raw_fd()]);
-                match errand {
-                    Errand::Find => child_find(path.as_ptr(), theirs.as_raw_fd()),
-                    Errand::Read => child_read(path.as_ptr(), theirs.as_raw_fd()),
-                }
+                child::settle(parent, &keep);
+                errand(theirs.as_raw_fd());
                 libc::_exit(0);
             }
         }

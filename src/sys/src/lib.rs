@@ -20,6 +20,7 @@ pub mod net_dev;
 pub mod process;
 pub mod process_files;
 pub mod root;
+pub mod selinux;
 pub mod small_file;
 pub mod socket;
 pub mod startup;

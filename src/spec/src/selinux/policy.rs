@@ -86,7 +86,8 @@ mod test {
 
     #[test]
     fn a_policy_without_levels_says_so() {
-        let labels = PolicyLabels::parse("process = \"u:r:svirt_lxc_t\"\nfile = \"u:object_r:f_t\"");
+        let labels =
+            PolicyLabels::parse("process = \"u:r:svirt_lxc_t\"\nfile = \"u:object_r:f_t\"");
         assert_eq!(labels.process.level, "");
         assert_eq!(labels.readonly_file, labels.file);
     }
@@ -94,7 +95,11 @@ mod test {
     #[test]
     fn what_cannot_be_read_is_as_usual() {
         for text in ["", "process", "process = \"nonsense\"", "=\n==\n\0"] {
-            assert_eq!(PolicyLabels::parse(text), PolicyLabels::default(), "{text:?}");
+            assert_eq!(
+                PolicyLabels::parse(text),
+                PolicyLabels::default(),
+                "{text:?}"
+            );
         }
     }
 }
