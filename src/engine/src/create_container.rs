@@ -6,6 +6,7 @@ use image::Image;
 use spec::{
     cgroup::CgroupName,
     model::{ContainerConfig, Mount, NamespaceMode, SecurityProfile},
+    selinux::SelinuxContext,
     signal::Signal,
 };
 use state::ContainerId;
@@ -13,10 +14,11 @@ use state::ContainerId;
 use crate::{
     Engine, SharedError, bundle,
     error::EngineError,
-    filesystem::Images,
+    filesystem::{Images, Look},
     fingerprint::fingerprint,
     jobs::Stage,
     node::Node,
+    selinux,
     teardown::{ContainerRemains, Undo},
     user_namespace,
     world::{Container, ContainerState, Memo, Pod, PodState, User, ended},
@@ -175,6 +177,7 @@ impl Node {
         let rootfs = self.paths.rootfs(id);
 
         stage.enter("looking at the volumes and devices");
+        let labels = self.container_labels(pod, &config)?;
         let host_volumes = self.find_volumes(&config).await?;
         user_namespace::check_devices(pod, &config)?;
         let host_devices = self.host_devices(&config).await?;
@@ -187,13 +190,25 @@ impl Node {
         };
         let seccomp_file = self.seccomp_file(seccomp, SECCOMP_FIELD).await?;
 
+        let host_volumes = match &labels {
+            Some(labels) => {
+                stage.enter("labelling the volumes for SELinux");
+                self.share_pod_files(pod, labels)?;
+                self.relabel_volumes(pod, labels, host_volumes).await?
+            }
+            None => host_volumes,
+        };
+
         stage.enter("mounting the root filesystem and volumes");
         let log_directory = log_path
             .as_ref()
             .and_then(|path| path.parent().map(std::path::Path::to_owned));
-        let maps_ids = !handler.features.idmapped_mounts;
+        let look = Look {
+            maps_ids: !handler.features.idmapped_mounts,
+            label: labels.as_ref().map(SelinuxContext::mount),
+        };
         let filesystem = self
-            .make_filesystem(pod, id, &images, host_volumes, log_directory, maps_ids)
+            .make_filesystem(pod, id, &images, host_volumes, log_directory, look)
             .await?;
         let volume_layers = images.volume_layers();
         let mounts = reported_mounts(&config, &images);
@@ -230,7 +245,7 @@ impl Node {
             classes,
             cdi,
             seccomp_file: seccomp_file.as_deref(),
-            selinux: None,
+            selinux: selinux::for_runtime(labels.as_ref(), &handler),
             defaults: &self.config.spec_defaults,
         })?;
         bundle::write(&directory, &made.spec)?;
@@ -292,6 +307,7 @@ impl Node {
                 .number(),
             cgroup: remains.cgroup.clone(),
             pid: created.pid,
+            selinux: labels,
             warnings: made.warnings,
             config: Arc::new(config),
             list_item: Memo::default(),

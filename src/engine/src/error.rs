@@ -112,6 +112,17 @@ pub enum EngineError {
     NoUserNamespaces { why: String },
     #[error("the file system of {} cannot be mounted with mapped ids; give the pod another volume, or no user namespace", path.display())]
     CannotMapIds { path: PathBuf, source: io::Error },
+    #[error("SELinux is to be used (`selinux.enabled`), and cannot be")]
+    NoSelinux(#[source] crate::selinux::Unused),
+    #[error(
+        "every pair of SELinux categories below {below} is in use: raise `selinux.category_range`, or run fewer pods"
+    )]
+    NoCategories { below: u16 },
+    #[error(
+        "labelling {} for SELinux took longer than {limit:?} (`timeouts.relabel`); what was labelled stays so, and the next try goes on from there",
+        path.display()
+    )]
+    RelabelDeadline { path: PathBuf, limit: Duration },
     #[error("{action} {}", path.display())]
     Io {
         action: &'static str,

@@ -8,7 +8,11 @@ use sys::cgroup::Layout;
 use crate::{error::EngineError, node::EngineConfig};
 
 /// Look at the node.
-pub(crate) fn gather(layout: &Layout, config: &EngineConfig) -> Result<NodeFacts, EngineError> {
+pub(crate) fn gather(
+    layout: &Layout,
+    config: &EngineConfig,
+    selinux: bool,
+) -> Result<NodeFacts, EngineError> {
     let status = fs::read_to_string("/proc/self/status").map_err(|source| EngineError::Io {
         action: "read",
         path: "/proc/self/status".into(),
@@ -32,7 +36,7 @@ pub(crate) fn gather(layout: &Layout, config: &EngineConfig) -> Result<NodeFacts
         swap_accounting: swap_accounting(layout),
         apparmor: fs::read_to_string("/sys/module/apparmor/parameters/enabled")
             .is_ok_and(|text| text.starts_with('Y')),
-        selinux: fs::exists("/sys/fs/selinux/enforce").unwrap_or(false),
+        selinux,
         oom_score_adj_min: if may_raise {
             -1000
         } else {

@@ -12,6 +12,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use image::{Image, ImageLease};
@@ -22,14 +23,14 @@ use rustix::{
 use spec::model::{ContainerConfig, Mount, Propagation, UserNamespace};
 use state::{ChainId, ContainerId};
 use storage::{IdShift, LayerStore, Rootfs, VolumeOrder};
-use sys::{SysError, idmap::Copying, root::FileKind};
+use sys::{SysError, host_path::Relabelling, idmap::Copying, root::FileKind};
 
 use crate::{
     error::{EngineError, ImageVolumeFault},
     host_files::HostVolume,
     node::Node,
     paths::Paths,
-    pod_files,
+    pod_files, selinux,
     teardown::{joined, remove_tree},
     user_namespace,
     world::Pod,
@@ -76,6 +77,15 @@ pub(crate) struct Filesystem {
     pub(crate) mounts: Vec<Mount>,
 }
 
+/// How files are to look to a container.
+#[derive(Clone, Debug)]
+pub(crate) struct Look {
+    /// The server makes idmapped mounts, because the runtime does not.
+    pub(crate) maps_ids: bool,
+    /// SELinux label of all that is mounted or made for the container.
+    pub(crate) label: Option<String>,
+}
+
 /// Everything that making one takes, for a thread that may block.
 struct Order {
     store: LayerStore,
@@ -90,8 +100,9 @@ struct Order {
     log_directory: Option<PathBuf>,
     user: Option<(PathBuf, UserNamespace)>,
     owner: (u32, u32),
-    /// The server makes idmapped mounts, because the runtime does not.
-    maps_ids: bool,
+    look: Look,
+    /// How long labelling one volume may take.
+    relabel: Duration,
     stop: Arc<AtomicBool>,
 }
 
@@ -145,7 +156,7 @@ impl Node {
         images: &Images,
         host: Vec<HostVolume>,
         log_directory: Option<PathBuf>,
-        maps_ids: bool,
+        look: Look,
     ) -> Result<Filesystem, EngineError> {
         let stop = Arc::new(AtomicBool::new(false));
         let _when_given_up = StopOnDrop(Arc::clone(&stop));
@@ -165,7 +176,8 @@ impl Node {
                 .clone()
                 .map(|user| (self.paths.namespace(&pod.id, "user"), user)),
             owner: user_namespace::root(&pod.config),
-            maps_ids,
+            look,
+            relabel: self.config.timeouts.relabel,
             stop,
         };
         let making = self.live.container(id).making.clone();
@@ -211,6 +223,7 @@ fn make(mut order: Order) -> Result<Filesystem, EngineError> {
         rootfs,
         false,
         shift.as_ref(),
+        order.look.label.as_deref(),
     )?;
     if let Some(directory) = &order.log_directory {
         std::fs::create_dir_all(directory).map_err(|source| EngineError::Io {
@@ -229,7 +242,7 @@ fn make(mut order: Order) -> Result<Filesystem, EngineError> {
         let at = order.volumes.join(index.to_string());
         let mount = match (order.images.get(index), held) {
             (Some(Some(image)), _) => image_mount(&order, mount, image, &at, shift.as_ref())?,
-            (_, Some(held)) if order.maps_ids && !mount.uid_mappings.is_empty() => {
+            (_, Some(held)) if order.look.maps_ids && !mount.uid_mappings.is_empty() => {
                 mapped_mount(&order, mount, &held, namespace.as_ref(), &at)?
             }
             _ => mount,
@@ -267,6 +280,16 @@ fn declared_volumes(order: &Order) -> Result<Vec<Mount>, EngineError> {
         })?;
         // Where links lead, others of the reasons may hold.
         if let Some(volume) = made.filter(|made| !is_taken(&made.container_path, &clients)) {
+            if let Some(label) = &order.look.label {
+                let held = sys::idmap::hold(&volume.directory)?;
+                let relabelling = Relabelling {
+                    label,
+                    trust_top: false,
+                    within: order.relabel,
+                    stop: &order.stop,
+                };
+                selinux::relabel(&held, &volume.directory, &relabelling)?;
+            }
             mounts.push(Mount {
                 container_path: volume.container_path.to_string_lossy().into_owned(),
                 host_path: volume.directory.to_string_lossy().into_owned(),
@@ -294,7 +317,16 @@ fn image_mount(
 ) -> Result<Mount, EngineError> {
     pod_files::make_dir(at)?;
     let id = order.id.as_str();
-    Rootfs::mount(&order.store, id, &image.layers, at, true, shift).map_err(|source| {
+    Rootfs::mount(
+        &order.store,
+        id,
+        &image.layers,
+        at,
+        true,
+        shift,
+        order.look.label.as_deref(),
+    )
+    .map_err(|source| {
         let fault = ImageVolumeFault::Mount(source);
         image_volume(&mount, fault)
     })?;

@@ -13,6 +13,7 @@
 //! * [`LifeEvent`]s: what clients are told as it happens (`feed`);
 //! * [`stats`]: what pods and containers use, read when asked for;
 //! * [`streams`]: live input and output, as the `streaming` server carries them;
+//! * [`selinux`]: the labels of pods, containers and volumes;
 //! * `restore`: what happens at start with what a former server left.
 
 #![forbid(unsafe_code)]
@@ -51,6 +52,7 @@ mod restore;
 mod run_pod;
 #[cfg(test)]
 mod samples;
+pub mod selinux;
 mod start_container;
 pub mod stats;
 mod status;

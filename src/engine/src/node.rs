@@ -26,6 +26,7 @@ use crate::{
     live::Live,
     paths::Paths,
     restore::{self, SetAside},
+    selinux::{self, Selinux, SelinuxConfig, Unused},
     stats::Stats,
     undo,
     undo::Deferred,
@@ -43,6 +44,10 @@ pub struct Handler {
     pub features: spec::RuntimeFeatures,
     /// Every pod gets a pause container, as runtimes of virtual machines need.
     pub sandbox_container: bool,
+    /// What it makes of a container, which has a say in SELinux types.
+    pub guest: spec::selinux::Guest,
+    /// It can give processes SELinux labels.
+    pub labels_processes: bool,
 }
 
 /// How long each step may take. Generous: they end what hangs, not what is slow.
@@ -60,6 +65,8 @@ pub struct Timeouts {
     pub kill: Duration,
     /// A look at a volume's path.
     pub volume_check: Duration,
+    /// SELinux labels for one volume with all that is in it.
+    pub relabel: Duration,
 }
 
 impl Default for Timeouts {
@@ -71,6 +78,7 @@ impl Default for Timeouts {
             runtime_command: Duration::from_mins(1),
             kill: Duration::from_secs(10),
             volume_check: Duration::from_secs(10),
+            relabel: Duration::from_secs(90),
         }
     }
 }
@@ -96,6 +104,8 @@ pub struct EngineConfig {
     pub blockio_classes: Option<PathBuf>,
     /// Directories of CDI files; a later one wins over an earlier one.
     pub cdi_dirs: Vec<PathBuf>,
+    /// Whether and how SELinux is used.
+    pub selinux: SelinuxConfig,
     /// What containers get unless they ask otherwise.
     pub spec_defaults: spec::SpecDefaults,
     /// Deadlines.
@@ -153,6 +163,10 @@ pub(crate) struct Node {
     pub(crate) paths: Paths,
     pub(crate) cgroups: Cgroups,
     pub(crate) facts: spec::NodeFacts,
+    /// `None` where SELinux is not used.
+    pub(crate) selinux: Option<Selinux>,
+    /// Why it is not used; `None` where it is.
+    pub(crate) no_selinux: Option<Unused>,
     /// Why pods cannot have user namespaces; `None` if they can.
     pub(crate) no_user_namespaces: Option<String>,
     pub(crate) images: Images,
@@ -194,9 +208,18 @@ impl Engine {
         let layout = Layout::detect()?;
         let mut found = restore::read(contents);
         let tracker = TaskTracker::new();
+        let (selinux, no_selinux) = match selinux::look(config.selinux) {
+            Ok(policy) => (Some(Selinux::new(policy)), None),
+            Err(why) if config.selinux.enabled == Some(true) => {
+                return Err(EngineError::NoSelinux(why));
+            }
+            Err(why) => (None, Some(why)),
+        };
         let node = Arc::new(Node {
             paths: Paths::new(&config.run, &config.netns_dir),
-            facts: crate::facts::gather(&layout, &config)?,
+            facts: crate::facts::gather(&layout, &config, selinux.is_some())?,
+            selinux,
+            no_selinux,
             stats: Stats::new(layout.clone(), store.clone()),
             no_user_namespaces: crate::user_namespace::obstacle(store.root())?,
             cgroups: Cgroups::new(layout),
@@ -213,6 +236,7 @@ impl Engine {
             config,
         });
         node.prepare_directories()?;
+        node.tell_of_selinux();
         node.restore(found).await?;
         node.ledger.open_feed();
         node.note_cpu_times();
@@ -298,10 +322,12 @@ impl Node {
         for place in ["", "proc", "sys", "dev"] {
             let place = rootfs.join(place);
             crate::pod_files::make_dir(&place)?;
+            self.label_for_all(&place)?;
             std::fs::set_permissions(&place, std::fs::Permissions::from_mode(0o755))
                 .map_err(io("set the permissions of", &place))?;
         }
         std::fs::copy(&self.config.monitor, &part).map_err(io("copy the monitor to", &part))?;
+        self.label_for_all(&part)?;
         std::fs::rename(&part, &program).map_err(io("rename the pause program to", &program))
     }
 

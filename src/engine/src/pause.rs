@@ -4,6 +4,7 @@ use runtime::Monitor;
 use spec::{
     cgroup::CgroupName,
     model::{NamespaceMode, PodConfig},
+    selinux::SelinuxContext,
 };
 use state::PodId;
 
@@ -28,6 +29,7 @@ impl Node {
         handler: &Handler,
         monitor: &Monitor,
         cgroup_parent: &str,
+        selinux: Option<SelinuxContext>,
     ) -> Result<(), EngineError> {
         let directory = self.paths.pause_bundle(id);
         pod_files::make_dir(&directory)?;
@@ -59,7 +61,7 @@ impl Node {
             args: vec!["/pause".to_owned()],
             files: None,
             seccomp_file: seccomp_file.as_deref(),
-            selinux: None,
+            selinux,
             defaults: &self.config.spec_defaults,
         })?;
         bundle::write(&directory, &spec)?;

@@ -86,6 +86,22 @@ pub(crate) fn mount_shm(paths: &Paths, id: &PodId, config: &PodConfig) -> Result
     Ok(sys::mount::tmpfs(&shm, &tmpfs)?)
 }
 
+/// Label what the pod's containers share: the small files, and the top of `/dev/shm` if there is one. What containers make
+/// in it has labels of its own.
+pub(crate) fn label(paths: &Paths, id: &PodId, label: &str) -> Result<(), EngineError> {
+    for path in [
+        paths.pod_files(id),
+        paths.resolv_conf(id),
+        paths.hostname(id),
+        paths.shm(id),
+    ] {
+        if path.exists() {
+            sys::selinux::set_label(&path, label)?;
+        }
+    }
+    Ok(())
+}
+
 /// Make a directory and those above it, closed to other users.
 pub(crate) fn make_dir(path: &Path) -> Result<(), EngineError> {
     fs::DirBuilder::new()

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use network::Attachment;
-use spec::model::{NamespaceMode, PodConfig};
+use spec::{
+    model::{NamespaceMode, PodConfig},
+    selinux::SelinuxContext,
+};
 use state::PodId;
 
 use crate::{
@@ -12,7 +15,7 @@ use crate::{
     fingerprint::fingerprint,
     jobs::Stage,
     node::{Handler, Node},
-    pod_files,
+    pod_files, selinux,
     teardown::{PodRemains, Undo},
     user_namespace,
     world::{Memo, Pod, PodState},
@@ -26,6 +29,7 @@ struct Plan {
     hostname: String,
     cgroup_parent: String,
     sysctls: BTreeMap<String, String>,
+    selinux: Option<SelinuxContext>,
 }
 
 impl Engine {
@@ -107,6 +111,8 @@ impl Node {
         let sysctls = spec::sysctl::effective(&config, &self.config.spec_defaults.sysctls)?;
 
         let id = PodId::random();
+        // Its categories are nobody else's from here on, until its record says so.
+        let (selinux, _categories) = self.pod_labels(&id, &config, &handler)?.unzip();
         let cgroup_parent = self.cgroup_parent(&config);
         let remains = PodRemains {
             id: id.clone(),
@@ -125,6 +131,7 @@ impl Node {
             hostname,
             cgroup_parent,
             sysctls,
+            selinux,
         };
         let seq = self.ledger.record_undo(id.as_str(), &undo).await?;
 
@@ -179,6 +186,9 @@ impl Node {
         if own_ipc {
             pod_files::mount_shm(&self.paths, id, &config)?;
         }
+        if let Some(labels) = &plan.selinux {
+            pod_files::label(&self.paths, id, &labels.mount())?;
+        }
 
         stage.enter("starting the pod's monitor");
         let (monitor, reports) = runtime::Monitor::spawn(&self.monitor_spawn(id)).await?;
@@ -206,7 +216,8 @@ impl Node {
         }
         if remains.has_pause {
             stage.enter("starting the pause container");
-            self.start_pause(id, &config, handler, &monitor, &plan.cgroup_parent)
+            let selinux = selinux::for_runtime(plan.selinux.as_ref(), handler);
+            self.start_pause(id, &config, handler, &monitor, &plan.cgroup_parent, selinux)
                 .await?;
         }
         Ok(Pod {
@@ -223,6 +234,7 @@ impl Node {
             released: false,
             overhead: config.overhead.clone(),
             resources: config.resources.clone(),
+            selinux: plan.selinux,
             warnings: Vec::new(),
             config: std::sync::Arc::new(config),
             list_item: Memo::default(),

@@ -24,6 +24,7 @@ pub(crate) fn pod() -> Pod {
         released: false,
         overhead: None,
         resources: None,
+        selinux: None,
         warnings: Vec::new(),
         list_item: Memo::default(),
     }
@@ -56,6 +57,7 @@ pub(crate) fn container(pod: &PodId) -> Container {
         stop_signal: 15,
         cgroup: "/p/c".to_owned(),
         pid: 99,
+        selinux: None,
         warnings: Vec::new(),
         list_item: Memo::default(),
     }

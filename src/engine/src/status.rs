@@ -1,6 +1,6 @@
 //! What the node can do at the moment, for CRI's Status.
 
-use crate::{Engine, node::Handler};
+use crate::{Engine, node::Handler, selinux::Policy};
 
 /// Why something is not ready: one word for machines, a sentence for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub struct NodeStatus {
     pub user_namespaces_host_network: bool,
     /// What this node cannot give although it is often asked for.
     pub warnings: Vec<String>,
+    /// How SELinux is used; `None` where it is not.
+    pub selinux: Option<Policy>,
     /// Undo records that are still to be carried out.
     pub deferred_undos: usize,
 }
@@ -81,6 +83,7 @@ impl Engine {
         if let Some(why) = &node.no_user_namespaces {
             warnings.push(format!("pods cannot have user namespaces: {why}"));
         }
+        warnings.extend(node.selinux_warnings());
         warnings.extend(node.set_aside.warning());
         NodeStatus {
             runtime,
@@ -89,6 +92,7 @@ impl Engine {
             user_namespaces_host_network,
             warnings,
             deferred_undos: node.deferred.count(),
+            selinux: node.selinux.as_ref().map(|selinux| selinux.policy.clone()),
         }
     }
 

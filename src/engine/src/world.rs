@@ -19,7 +19,10 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
-use spec::model::{ContainerConfig, ImageSpec, Mount, PodConfig, PodMetadata, Resources};
+use spec::{
+    model::{ContainerConfig, ImageSpec, Mount, PodConfig, PodMetadata, Resources},
+    selinux::SelinuxContext,
+};
 use state::{ChainId, ContainerId, ImageId, PodId};
 
 /// Everything the node runs at one moment.
@@ -106,6 +109,9 @@ pub struct Pod {
     /// The containers' resources together, as told last.
     #[serde(default)]
     pub resources: Option<Resources>,
+    /// Its SELinux labels; `None` where SELinux was not used when it was made.
+    #[serde(default)]
+    pub selinux: Option<SelinuxContext>,
     /// Things that were asked for and could not be given, in words.
     #[serde(default)]
     pub warnings: Vec<String>,
@@ -182,6 +188,9 @@ pub struct Container {
     pub cgroup: String,
     /// Process id of its init on the node; 0 once it has ended.
     pub pid: u32,
+    /// Its SELinux labels; `None` where SELinux was not used when it was made.
+    #[serde(default)]
+    pub selinux: Option<SelinuxContext>,
     /// Things that were asked for and could not be given, in words.
     #[serde(default)]
     pub warnings: Vec<String>,

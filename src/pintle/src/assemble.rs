@@ -11,15 +11,17 @@ use std::{
     time::Duration,
 };
 
-use engine::{Engine, EngineConfig, EngineError, Handler, Timeouts};
+use engine::{Engine, EngineConfig, EngineError, Handler, Timeouts, selinux::SelinuxConfig};
 use image::{ImageError, ImageLimits, Images, ImagesConfig, RegistryConfig};
 use network::{Network, NetworkConfig, NetworkError};
+use runtime::{FeatureSupport, RuntimeKind};
 use rustix::process::Rlimit;
 use server::{Server, ServerOptions};
 use spec::{
     SpecDefaults,
     rlimit::RlimitKind,
     seccomp::{Profile, ProfileError},
+    selinux::Guest,
 };
 use state::{ImagesDb, PodsDb, StateError};
 use storage::{LayerStore, StorageError, UnpackLimits};
@@ -148,6 +150,7 @@ pub(crate) async fn assemble(
         default_handler,
         blockio_classes: config.containers.blockio_classes.clone(),
         cdi_dirs: config.containers.cdi_dirs.clone(),
+        selinux: selinux(config),
         spec_defaults,
         timeouts: Timeouts {
             run_pod: config.timeouts.run_pod,
@@ -156,6 +159,7 @@ pub(crate) async fn assemble(
             runtime_command: config.timeouts.runtime_command,
             kill: config.timeouts.kill,
             volume_check: config.timeouts.volume_check,
+            relabel: config.timeouts.relabel,
         },
     };
     let engine = Engine::open(
@@ -236,7 +240,22 @@ fn handler(config: &Config, runtime: runtime::OciRuntime) -> Handler {
         },
         sandbox_container: wanted == Some(SandboxKind::Container)
             || runtime.needs_sandbox_container(),
+        guest: match runtime.kind() {
+            RuntimeKind::Kata => Guest::Machine,
+            _ => Guest::Processes,
+        },
+        // gVisor's processes are no processes of the node, and it refuses labels for them.
+        labels_processes: runtime.kind() != RuntimeKind::Runsc
+            && runtime.features().selinux != FeatureSupport::No,
         runtime,
+    }
+}
+
+/// What is said of SELinux in the words of `engine`.
+pub(crate) fn selinux(config: &Config) -> SelinuxConfig {
+    SelinuxConfig {
+        enabled: config.selinux.enabled,
+        categories: u16::try_from(config.selinux.category_range).unwrap_or(u16::MAX),
     }
 }
 

@@ -8,6 +8,7 @@ mod disk;
 mod finding;
 mod kernel;
 mod rights;
+mod selinux;
 mod streaming;
 
 use std::path::Path;
@@ -60,6 +61,7 @@ async fn all(config: &Config) -> Vec<Finding> {
             "install pintle-monitor beside pintle",
         ),
     });
+    findings.push(selinux::check(config));
     findings.extend(cni::check(config));
     findings.extend(streaming::check(config));
     findings.extend(disk::check(config));

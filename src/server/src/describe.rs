@@ -62,6 +62,13 @@ fn image_spec(image: &model::ImageSpec) -> cri::ImageSpec {
     }
 }
 
+/// Labels for people; the process' is null where the policy chooses it.
+fn selinux(labels: Option<&spec::selinux::SelinuxContext>) -> serde_json::Value {
+    labels.map_or(serde_json::Value::Null, |labels| {
+        serde_json::json!({ "processLabel": labels.process(), "mountLabel": labels.mount() })
+    })
+}
+
 /// The `info` of a verbose reply: one JSON object under the key that crictl looks for.
 fn info(value: &serde_json::Value) -> std::collections::BTreeMap<String, String> {
     [("info".to_owned(), value.to_string())].into()

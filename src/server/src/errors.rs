@@ -67,7 +67,8 @@ fn engine_code(error: &EngineError) -> Code {
         | EngineError::MemoryInUse { .. }
         | EngineError::NoUserNamespaces { .. }
         | EngineError::SetAside { .. }
-        | EngineError::CannotMapIds { .. } => Code::FailedPrecondition,
+        | EngineError::CannotMapIds { .. }
+        | EngineError::NoSelinux(_) => Code::FailedPrecondition,
         EngineError::ImageVolume { fault, .. } => match fault {
             ImageVolumeFault::NoImage { .. }
             | ImageVolumeFault::NoSubPath { .. }
@@ -79,7 +80,10 @@ fn engine_code(error: &EngineError) -> Code {
         | EngineError::Interrupted { .. }
         | EngineError::PortRefused { .. }
         | EngineError::PortUnreachable { .. } => Code::Unavailable,
-        EngineError::Deadline { .. } | EngineError::ExecDeadline(_) => Code::DeadlineExceeded,
+        EngineError::NoCategories { .. } => Code::ResourceExhausted,
+        EngineError::Deadline { .. }
+        | EngineError::RelabelDeadline { .. }
+        | EngineError::ExecDeadline(_) => Code::DeadlineExceeded,
         EngineError::Unkillable { .. }
         | EngineError::LimitsMixed { .. }
         | EngineError::Record { .. }

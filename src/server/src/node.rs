@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use api::cri;
-use engine::{NodeStatus, NotReady};
+use engine::{
+    NodeStatus, NotReady,
+    selinux::{Mode, Policy},
+};
 use serde_json::json;
 
 use crate::face::Face;
@@ -74,6 +77,7 @@ impl Face {
             .collect();
         let node = json!({
             "warnings": node.warnings,
+            "selinux": selinux(node.selinux.as_ref()),
             "deferredUndos": node.deferred_undos,
             "jobs": jobs,
         });
@@ -107,6 +111,15 @@ impl Face {
         let pod_cidr = network.map(|network| network.pod_cidr).unwrap_or_default();
         tracing::info!(pod_cidr, "the client told the node's pod CIDR");
         cri::UpdateRuntimeConfigResponse {}
+    }
+}
+
+/// How SELinux is used, in words.
+fn selinux(policy: Option<&Policy>) -> &'static str {
+    match policy.map(|policy| policy.mode) {
+        None => "unused",
+        Some(Mode::Enforcing) => "enforcing",
+        Some(Mode::Permissive) => "permissive",
     }
 }
 

@@ -47,6 +47,7 @@ pub(crate) fn pod(start: &str, labels: &[(&str, &str)]) -> Pod {
         released: false,
         overhead: None,
         resources: None,
+        selinux: None,
         warnings: vec!["a warning".to_owned()],
         list_item: Memo::default(),
     }
@@ -93,6 +94,7 @@ pub(crate) fn container(start: &str, pod: &str, labels: &[(&str, &str)]) -> Cont
         stop_signal: 15,
         cgroup: "/p/c".to_owned(),
         pid: 99,
+        selinux: None,
         warnings: Vec::new(),
         list_item: Memo::default(),
     }

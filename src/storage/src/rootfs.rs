@@ -38,6 +38,8 @@ pub trait Rootfs: Send + Sync {
     ///
     /// With a shift, files of layers belong to the ids that the user namespace maps theirs to. What is written to the
     /// writable layer has the ids of the node in any case, so such a layer serves that user namespace only.
+    ///
+    /// With a label, everything in it has that label of SELinux, which has to be active.
     fn mount(
         &self,
         container: &str,
@@ -45,6 +47,7 @@ pub trait Rootfs: Send + Sync {
         target: &Path,
         readonly: bool,
         shift: Option<&IdShift<'_>>,
+        label: Option<&str>,
     ) -> Result<(), StorageError>;
 
     /// Unmounts it and deletes the writable layer, in the background. What is not there is fine.
@@ -62,11 +65,12 @@ impl Rootfs for LayerStore {
         target: &Path,
         readonly: bool,
         shift: Option<&IdShift<'_>>,
+        label: Option<&str>,
     ) -> Result<(), StorageError> {
         let dir = self.container_dir(container)?;
         let lower = self.lower(layers, readonly)?;
         let Some(shift) = shift else {
-            return self.mount_layers(container, &dir, &lower, target, readonly);
+            return self.mount_layers(container, &dir, &lower, target, readonly, label);
         };
         let _shown = ShiftedStore::mount(container, self.root(), shift)?;
         let shifted: Vec<PathBuf> = lower
@@ -77,7 +81,7 @@ impl Rootfs for LayerStore {
                     .join(dir.strip_prefix(self.root()).unwrap_or(dir))
             })
             .collect();
-        self.mount_layers(container, &dir, &shifted, target, readonly)
+        self.mount_layers(container, &dir, &shifted, target, readonly, label)
     }
 
     fn unmount(&self, container: &str, target: &Path) -> Result<(), StorageError> {
@@ -105,9 +109,10 @@ impl LayerStore {
         lower: &[PathBuf],
         target: &Path,
         readonly: bool,
+        label: Option<&str>,
     ) -> Result<(), StorageError> {
         if readonly {
-            return mount_overlay(container, lower, None, target);
+            return mount_overlay(container, lower, None, target, label);
         }
         match fs::create_dir(dir) {
             Ok(()) => {}
@@ -124,7 +129,7 @@ impl LayerStore {
             work: &work,
         };
         make_upper(upper_dirs, lower.first())
-            .and_then(|()| mount_overlay(container, lower, Some(upper_dirs), target))
+            .and_then(|()| mount_overlay(container, lower, Some(upper_dirs), target, label))
             .inspect_err(|_| {
                 if let Err(error) = self.inner().trash.put(dir) {
                     tracing::warn!(container, %error, "cannot delete a writable layer");
@@ -206,6 +211,7 @@ fn mount_overlay(
     lower: &[PathBuf],
     upper: Option<UpperDirs<'_>>,
     target: &Path,
+    label: Option<&str>,
 ) -> Result<(), StorageError> {
     sys::mount::overlay(&OverlayMount {
         lower,
@@ -213,6 +219,7 @@ fn mount_overlay(
         target,
         volatile: true,
         readonly: upper.is_none(),
+        label,
     })
     .map_err(mounting(container))
 }

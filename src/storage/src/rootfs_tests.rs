@@ -90,7 +90,7 @@ fn layers_upon_each_other() {
     let target = fixture.target();
     fixture
         .store
-        .mount("c1", &layers, &target, false, None)
+        .mount("c1", &layers, &target, false, None, None)
         .unwrap();
     assert_eq!(fixture.names("target"), ["base", "dir", "over"]);
     assert_eq!(fixture.names("target/dir"), ["new"]);
@@ -112,13 +112,13 @@ fn layers_upon_each_other() {
     fs::create_dir(&other).unwrap();
     fixture
         .store
-        .mount("c2", &layers, &other, false, None)
+        .mount("c2", &layers, &other, false, None, None)
         .unwrap();
     assert!(other.join("base").exists() && !other.join("new").exists());
 
     let error = fixture
         .store
-        .mount("c1", &layers, &target, false, None)
+        .mount("c1", &layers, &target, false, None, None)
         .unwrap_err();
     assert!(
         matches!(error, StorageError::ContainerExists { .. }),
@@ -147,7 +147,7 @@ fn few_layers_and_none() {
     ] {
         fixture
             .store
-            .mount("c1", layers, &target, readonly, None)
+            .mount("c1", layers, &target, readonly, None, None)
             .unwrap();
         assert_eq!(target.join("base").exists(), file);
         assert_eq!(fs::write(target.join("x"), "").is_err(), readonly);
@@ -171,7 +171,7 @@ fn an_opaque_root_hides_what_is_below() {
     for readonly in [true, false] {
         fixture
             .store
-            .mount("c1", &layers, &target, readonly, None)
+            .mount("c1", &layers, &target, readonly, None, None)
             .unwrap();
         assert_eq!(fixture.names("target"), ["only"]);
         fixture.store.unmount("c1", &target).unwrap();
@@ -188,7 +188,7 @@ fn a_hundred_layers() {
     let target = fixture.target();
     fixture
         .store
-        .mount("c1", &layers, &target, false, None)
+        .mount("c1", &layers, &target, false, None, None)
         .unwrap();
     assert_eq!(fixture.names("target").len(), 100);
     fs::write(target.join("new"), "").unwrap();
@@ -202,13 +202,13 @@ fn a_failed_mount_leaves_nothing() {
     let nowhere = fixture.dir.path().join("nowhere");
     let error = fixture
         .store
-        .mount("c1", &layers, &nowhere, false, None)
+        .mount("c1", &layers, &nowhere, false, None, None)
         .unwrap_err();
     assert!(matches!(error, StorageError::Mount { .. }), "{error}");
     let missing = ChainId::from(state::Digest::sha256_of(b"missing"));
     let error = fixture
         .store
-        .mount("c1", &[missing], &fixture.target(), false, None)
+        .mount("c1", &[missing], &fixture.target(), false, None, None)
         .unwrap_err();
     assert!(matches!(error, StorageError::NoSuchLayer { .. }), "{error}");
     assert!(fixture.names("store/containers").is_empty());
@@ -221,7 +221,7 @@ fn ids_lead_nowhere() {
     let target = fixture.target();
     for id in ["", ".", "..", "a/b", "../layers", "a\0b", &"a".repeat(129)] {
         for result in [
-            fixture.store.mount(id, &[], &target, false, None),
+            fixture.store.mount(id, &[], &target, false, None, None),
             fixture.store.unmount(id, &target),
             fixture.store.writable_usage(id).map(drop),
         ] {
@@ -278,7 +278,7 @@ fn in_a_user_namespace_files_belong_to_its_ids() {
     let target = fixture.target();
     let mounted = fixture
         .store
-        .mount("c1", &layers, &target, false, Some(&shift));
+        .mount("c1", &layers, &target, false, Some(&shift), None);
     mounted.unwrap();
     assert!(!sys::mount::is_mount_point(&scratch).unwrap());
     let owner = |name: &str| {
@@ -296,7 +296,9 @@ fn in_a_user_namespace_files_belong_to_its_ids() {
     fixture.store.unmount("c1", &target).unwrap();
 
     // Read-only too, and with nothing at all in it.
-    let mounted = fixture.store.mount("c2", &[], &target, true, Some(&shift));
+    let mounted = fixture
+        .store
+        .mount("c2", &[], &target, true, Some(&shift), None);
     mounted.unwrap();
     assert_eq!(owner(""), (400_000, 400_000));
     sys::mount::unmount(&target).unwrap();

@@ -39,6 +39,8 @@ pub struct OverlayMount<'a> {
     pub volatile: bool,
     /// Mount it read-only although there is an upper directory.
     pub readonly: bool,
+    /// The SELinux label that everything in it is to have, whatever the layers say. Only where SELinux is active.
+    pub label: Option<&'a str>,
 }
 
 /// The writable side of an overlay.
@@ -121,6 +123,10 @@ fn overlay_options(mount: &OverlayMount<'_>, lower: &[PathBuf]) -> Option<CStrin
     for (key, value) in SWITCHES {
         options.extend_from_slice(format!(",{key}={value}").as_bytes());
     }
+    if let Some(label) = mount.label {
+        // Quoted, for a level has commas.
+        options.extend_from_slice(format!(",context=\"{label}\"").as_bytes());
+    }
     if options.len() >= OPTION_PAGE_BYTES {
         return None;
     }
@@ -156,6 +162,9 @@ fn overlay_by_fsconfig(mount: &OverlayMount<'_>) -> Result<(), Errno> {
     }
     for (key, value) in SWITCHES {
         rustix::mount::fsconfig_set_string(&context, key, value)?;
+    }
+    if let Some(label) = mount.label {
+        rustix::mount::fsconfig_set_string(&context, "context", label)?;
     }
     let attributes = if overlay_flags(mount).contains(MountFlags::RDONLY) {
         rustix::mount::fsconfig_set_flag(&context, "ro")?;

@@ -61,6 +61,7 @@ impl Dirs {
             target: &self.target,
             volatile: true,
             readonly: false,
+            label: None,
         }
     }
 
@@ -116,6 +117,26 @@ fn what_kernels_before_6_8_get() {
     let dirs = Dirs::make(root.path(), 120, &",long".repeat(20));
     overlay_by_descriptors(&dirs.mount()).unwrap();
     dirs.check();
+}
+
+#[test]
+fn a_label_is_quoted_for_its_commas() {
+    let root = private_dir();
+    let dirs = Dirs::make(root.path(), 2, "");
+    let mount = OverlayMount {
+        label: Some("u:object_r:f_t:s0:c1,c2"),
+        ..dirs.mount()
+    };
+    let options = overlay_options(&mount, &dirs.lower).unwrap();
+    let text = options.to_str().unwrap();
+    assert!(
+        text.ends_with(",context=\"u:object_r:f_t:s0:c1,c2\""),
+        "{text}"
+    );
+    // A kernel in which SELinux is not active does not pass over it.
+    if crate::selinux::mode().is_none() {
+        assert!(overlay(&mount).is_err());
+    }
 }
 
 #[test]

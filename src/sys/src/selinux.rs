@@ -21,7 +21,7 @@ const MAGIC: u64 = 0xf97c_ff8c;
 pub(crate) const ATTRIBUTE: &CStr = c"security.selinux";
 
 /// Longest context that is read back.
-const CONTEXT_MAX_BYTES: u64 = 4 << 10;
+const CONTEXT_MAX_BYTES: usize = 4 << 10;
 
 /// What an active SELinux does with what the policy forbids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,26 +65,28 @@ pub fn canonical(context: &str) -> Result<Option<String>, SysError> {
         Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => return Ok(None),
         Err(error) => return Err(failed(error)),
     }
-    let mut bytes = Vec::new();
-    file.take(CONTEXT_MAX_BYTES)
-        .read_to_end(&mut bytes)
-        .map_err(failed)?;
-    let text = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
+    let mut bytes = [0; CONTEXT_MAX_BYTES];
+    let length = file.read(&mut bytes).map_err(failed)?;
+    let text = bytes.get(..length).unwrap_or_default();
+    let text = text.strip_suffix(b"\0").unwrap_or(text);
     Ok(Some(String::from_utf8_lossy(text).into_owned()))
 }
 
-/// Labels a file or directory of our own; a symbolic link itself. Not for paths that a user controls: this may hang there.
+/// Labels a file or directory of our own; a symbolic link itself. A file system that keeps no labels is no error. Not for
+/// paths that a user controls: this may hang there.
 pub fn set_label(path: &Path, label: &str) -> Result<(), SysError> {
     let failed = |source: io::Error| SysError::path("label", path)(source);
     let value = value(label).map_err(failed)?;
     let flags = XattrFlags::empty();
-    rustix::fs::lsetxattr(path, ATTRIBUTE, value.to_bytes_with_nul(), flags)
-        .map_err(|error| failed(error.into()))
+    match rustix::fs::lsetxattr(path, ATTRIBUTE, value.to_bytes_with_nul(), flags) {
+        Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
+        Err(error) => Err(failed(error.into())),
+    }
 }
 
 /// The label of a file or directory, or of the link itself; `None` if it has none.
 pub fn label(path: &Path) -> Result<Option<String>, SysError> {
-    let mut value = [0; CONTEXT_MAX_BYTES as usize];
+    let mut value = [0; CONTEXT_MAX_BYTES];
     match rustix::fs::lgetxattr(path, ATTRIBUTE, &mut value) {
         Ok(length) => {
             let text = value.get(..length).unwrap_or_default();

@@ -185,6 +185,7 @@ impl Floor {
             target: rootfs,
             volatile: true,
             readonly: false,
+            label: None,
         })?;
         Ok(())
     }

@@ -173,6 +173,7 @@ impl Scratch {
             target: &self.target,
             volatile,
             readonly: false,
+            label: None,
         })?;
         sys::mount::unmount(&self.target)
     }

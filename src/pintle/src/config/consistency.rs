@@ -14,6 +14,9 @@ const SOCKET_PATH_MAX: usize = 107;
 /// What the server puts behind `run` for the longest of its own sockets: that on which a command's terminal is handed over.
 const LONGEST_SOCKET: usize = "/containers/".len() + 64 + "/x9999999.sock".len();
 
+/// Two categories have to differ; no policy in use has more than 1024.
+const CATEGORY_RANGES: std::ops::RangeInclusive<u32> = 2..=1024;
+
 /// Appends what is wrong with `config`; `tree` knows where it was said.
 pub(super) fn check(config: &Config, tree: &Node, problems: &mut Vec<Problem>) {
     let mut contradiction = |path: &[&str], message: String| {
@@ -83,6 +86,17 @@ pub(super) fn check(config: &Config, tree: &Node, problems: &mut Vec<Problem>) {
                 .map_or(message.as_str(), |(_, reason)| reason);
             contradiction(&["containers", "default_sysctls", name], reason.to_owned());
         }
+    }
+    let categories = config.selinux.category_range;
+    if !CATEGORY_RANGES.contains(&categories) {
+        contradiction(
+            &["selinux", "category_range"],
+            format!(
+                "{categories} is not in {} to {}",
+                CATEGORY_RANGES.start(),
+                CATEGORY_RANGES.end()
+            ),
+        );
     }
     let streaming = &config.streaming;
     if let Some(url) = &streaming.advertise

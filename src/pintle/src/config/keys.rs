@@ -47,6 +47,8 @@ section! {
         image: Image = Image::default(),
         /// What containers get when nobody asks for anything else.
         containers: Containers = Containers::default(),
+        /// SELinux labels of containers, of their files and of their volumes.
+        selinux: Selinux = Selinux::default(),
         /// How long an operation may take. A deadline of the client ends the client's wait, not the work; these end the work.
         timeouts: Timeouts = Timeouts::default(),
         /// pintle-monitor, the parent of a pod's containers.
@@ -228,6 +230,18 @@ section! {
 }
 
 section! {
+    /// SELinux.
+    pub(crate) struct Selinux {
+        /// Whether containers get labels. Null: where SELinux is active and its policy knows containers. `true`: the server
+        /// does not start elsewhere. `false`: never. Without labels, those that pods ask for are ignored.
+        enabled: Option<bool> = None,
+        /// Pods that ask for no level get two categories of their own, c0 to this number less one: 1024 are enough for half a
+        /// million pods.
+        category_range: u32 = 1024,
+    }
+}
+
+section! {
     /// How long operations may take.
     pub(crate) struct Timeouts {
         /// RunPodSandbox in all, plugins included.
@@ -242,6 +256,8 @@ section! {
         kill: Duration = Duration::from_secs(10),
         /// A look at a volume's path, which may be on a dead network filesystem.
         volume_check: Duration = Duration::from_secs(10),
+        /// SELinux labels for one volume with all that is in it. The next try goes on where this one ended.
+        relabel: Duration = Duration::from_secs(90),
         /// What requests in flight are given after SIGTERM. A second SIGTERM ends the wait.
         drain: Duration = Duration::from_secs(10),
     }

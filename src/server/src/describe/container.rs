@@ -73,6 +73,7 @@ pub(crate) fn container_info(container: &Container) -> BTreeMap<String, String> 
         "sandboxID": container.pod.as_str(),
         "pid": container.pid,
         "cgroup": container.cgroup,
+        "selinux": super::selinux(container.selinux.as_ref()),
         "warnings": container.warnings,
     }))
 }

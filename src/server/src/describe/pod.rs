@@ -60,6 +60,7 @@ pub(crate) fn pod_info(pod: &Pod) -> BTreeMap<String, String> {
         "pauseContainer": pod.has_pause,
         "overhead": pod.overhead,
         "resources": pod.resources,
+        "selinux": super::selinux(pod.selinux.as_ref()),
         "warnings": pod.warnings,
     }))
 }

@@ -24,7 +24,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Child, Found, child_answers};
+use super::{Child, child_answers};
 use crate::{SysError, selinux};
 
 /// How many directories may lie in each other. Real volumes have a few dozen; a deeper one is a container's mischief.
@@ -64,28 +64,32 @@ pub enum Relabelled {
     HasNone,
 }
 
-/// Labels what was found, and all below it. Blocks until that is done, or until the time is over: the error then is `TimedOut`.
+/// Labels what `held` stands for, and all below it; `path` names it in errors. Blocks until that is done, or until the time is over: the error then is `TimedOut`.
 /// Errors name the file or directory that failed.
-pub fn relabel(found: &Found, order: &Relabelling<'_>) -> Result<Relabelled, SysError> {
+pub fn relabel(
+    held: &OwnedFd,
+    path: &Path,
+    order: &Relabelling<'_>,
+) -> Result<Relabelled, SysError> {
     let failed = |path: &Path, source: io::Error| SysError::Path {
         doing: "label",
         path: path.to_owned(),
         source,
     };
-    let on_top = |source: io::Error| failed(&found.path, source);
+    let on_top = |source: io::Error| failed(path, source);
     let value = selinux::value(order.label).map_err(on_top)?;
     // Taken before the fork: the child can take none. Untouched pages of it cost nothing.
     let mut entries = vec![MaybeUninit::<u8>::uninit(); DEPTH_MAX * ENTRIES_BYTES];
     let trust_top = order.trust_top;
     let deadline = Instant::now() + order.within;
-    let mut child = Child::fork(Some(&found.fd), |socket| {
+    let mut child = Child::fork(Some(held), |socket| {
         let mut walk = Walk {
             label: value.to_bytes_with_nul(),
             at: [0; LABEL_MAX_BYTES],
             place: [0; PLACE_BYTES],
             place_bytes: 0,
         };
-        let code = match walk.top(&found.fd, trust_top, &mut entries) {
+        let code = match walk.top(held, trust_top, &mut entries) {
             Ok(()) => 0,
             Err(errno) => errno.raw_os_error(),
         };
@@ -106,7 +110,7 @@ pub fn relabel(found: &Found, order: &Relabelling<'_>) -> Result<Relabelled, Sys
     match outcome {
         Ok(_) => Ok(Relabelled::Wholly),
         Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(Relabelled::HasNone),
-        Err(error) => Err(failed(place.as_deref().unwrap_or(&found.path), error)),
+        Err(error) => Err(failed(place.as_deref().unwrap_or(path), error)),
     }
 }
 

@@ -15,8 +15,10 @@ const LABEL: &str = "system_u:object_r:container_file_t:s0:c1,c2";
 const OTHER: &str = "system_u:object_r:container_file_t:s0:c3,c4";
 
 fn run(path: &Path, trust_top: bool) -> Result<Relabelled, SysError> {
+    let found = find(path, LONG).unwrap();
     relabel(
-        &find(path, LONG).unwrap(),
+        &found.fd,
+        &found.path,
         &Relabelling {
             label: LABEL,
             trust_top,
@@ -211,7 +213,7 @@ fn it_ends_with_its_time_and_when_nobody_wants_it() {
         within: LONG,
         stop: &AtomicBool::new(true),
     };
-    let error = relabel(&found, &order).unwrap_err();
+    let error = relabel(&found.fd, &found.path, &order).unwrap_err();
     assert_eq!(error.io().unwrap().kind(), io::ErrorKind::Interrupted);
     let order = Relabelling {
         within: Duration::ZERO,
@@ -219,7 +221,7 @@ fn it_ends_with_its_time_and_when_nobody_wants_it() {
         ..order
     };
     // With no time at all either the child was quicker, or it was killed.
-    match relabel(&found, &order) {
+    match relabel(&found.fd, &found.path, &order) {
         Ok(outcome) => assert_eq!(outcome, Relabelled::Wholly),
         Err(error) => assert_eq!(error.io().unwrap().kind(), io::ErrorKind::TimedOut),
     }
