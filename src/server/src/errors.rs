@@ -234,6 +234,13 @@ mod tests {
         "2s"
     )]
     #[case(EngineError::NetworkNotReady("no conflist in /etc/cni/net.d".to_owned()), Code::Unavailable, "/etc/cni/net.d")]
+    #[case(EngineError::NoCategories { below: 1024 }, Code::ResourceExhausted, "selinux.category_range")]
+    #[case(EngineError::RelabelDeadline { path: "/v".into(), limit: Duration::from_secs(90) }, Code::DeadlineExceeded, "labelling /v")]
+    #[case(
+        EngineError::NoSelinux(engine::selinux::Unused::Inactive),
+        Code::FailedPrecondition,
+        "selinux.enabled"
+    )]
     #[case(io(ErrorKind::StorageFull), Code::ResourceExhausted, "/x")]
     #[case(io(ErrorKind::NotFound), Code::Internal, "/x")]
     #[case(refused(Refusal::NotRunning), Code::FailedPrecondition, "why")]

@@ -489,3 +489,50 @@ fn devices_are_given_with_their_rights() {
         Ok(())
     });
 }
+
+fn selinux(level: &str) -> Option<cri::SeLinuxOption> {
+    Some(cri::SeLinuxOption {
+        level: level.to_owned(),
+        ..cri::SeLinuxOption::default()
+    })
+}
+
+/// Nodes with SELinux are the VM's business; here, as on most nodes, the kubelet's wishes are to do no harm.
+#[test]
+fn selinux_options_of_a_wrong_form_are_refused_and_others_ignored_without_selinux() {
+    world!(async |node| {
+        if std::path::Path::new("/sys/fs/selinux/enforce").exists() {
+            return Ok(());
+        }
+        let pod = node.run_pod("labelled").await?;
+        node.image("busybox:latest").await?;
+        let volume = format!("{}/volume", pod.config.log_directory);
+        world::make_dirs(&volume)?;
+        std::fs::write(format!("{volume}/file"), "")?;
+        let mut config = node::container("c", node::SLEEP);
+        config.mounts = vec![cri::Mount {
+            host_path: volume.clone(),
+            container_path: "/volume".to_owned(),
+            selinux_relabel: true,
+            ..cri::Mount::default()
+        }];
+        node::security(&mut config).selinux_options = selinux("s0:c4,c5");
+        let id = node.start_container(&pod, &config).await?;
+        node.cri().sh(&id, "touch /volume/file").await?;
+        let label = rustix::fs::lgetxattr(&volume, c"security.selinux", &mut [0_u8; 256]);
+        ensure!(
+            label == Err(rustix::io::Errno::NODATA),
+            "the volume was relabelled: {label:?}"
+        );
+
+        let mut config = node::container("wrong", node::SLEEP);
+        node::security(&mut config).selinux_options = selinux("s0,c4,c5");
+        let answer = node.cri().create(&pod.id, &config, &pod.config).await;
+        let message = refused(answer, Code::InvalidArgument)?;
+        ensure!(
+            message.contains("selinux_options.level: \"s0,c4,c5\" is no level"),
+            "{message}"
+        );
+        Ok(())
+    });
+}
