@@ -236,6 +236,7 @@ impl Engine {
             config,
         });
         node.prepare_directories()?;
+        node.label_layers()?;
         node.tell_of_selinux();
         node.restore(found).await?;
         node.ledger.open_feed();

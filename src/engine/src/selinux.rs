@@ -319,6 +319,27 @@ impl Node {
         Ok(sys::selinux::set_label(path, &label)?)
     }
 
+    /// Labels the directories below which layers stand, so that what is made in them later inherits it: the kernel looks at
+    /// the label of a layer's own file when a program of it is mapped, whatever the overlay's label is.
+    pub(crate) fn label_layers(&self) -> Result<(), EngineError> {
+        if self.selinux.is_none() {
+            return Ok(());
+        }
+        let root = self.store.root();
+        let failed = |source| EngineError::Io {
+            action: "list",
+            path: root.to_owned(),
+            source,
+        };
+        for entry in std::fs::read_dir(root).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            if entry.file_type().map_err(failed)?.is_dir() {
+                self.label_for_all(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
     /// Says at start how it stands with SELinux.
     pub(crate) fn tell_of_selinux(&self) {
         if let Some(selinux) = &self.selinux {

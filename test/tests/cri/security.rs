@@ -490,11 +490,11 @@ fn devices_are_given_with_their_rights() {
     });
 }
 
-fn selinux(level: &str) -> Option<cri::SeLinuxOption> {
-    Some(cri::SeLinuxOption {
+fn selinux(level: &str) -> cri::SeLinuxOption {
+    cri::SeLinuxOption {
         level: level.to_owned(),
         ..cri::SeLinuxOption::default()
-    })
+    }
 }
 
 /// Nodes with SELinux are the VM's business; here, as on most nodes, the kubelet's wishes are to do no harm.
@@ -516,7 +516,7 @@ fn selinux_options_of_a_wrong_form_are_refused_and_others_ignored_without_selinu
             selinux_relabel: true,
             ..cri::Mount::default()
         }];
-        node::security(&mut config).selinux_options = selinux("s0:c4,c5");
+        node::security(&mut config).selinux_options = Some(selinux("s0:c4,c5"));
         let id = node.start_container(&pod, &config).await?;
         node.cri().sh(&id, "touch /volume/file").await?;
         let label = rustix::fs::lgetxattr(&volume, c"security.selinux", &mut [0_u8; 256]);
@@ -526,7 +526,7 @@ fn selinux_options_of_a_wrong_form_are_refused_and_others_ignored_without_selinu
         );
 
         let mut config = node::container("wrong", node::SLEEP);
-        node::security(&mut config).selinux_options = selinux("s0,c4,c5");
+        node::security(&mut config).selinux_options = Some(selinux("s0,c4,c5"));
         let answer = node.cri().create(&pod.id, &config, &pod.config).await;
         let message = refused(answer, Code::InvalidArgument)?;
         ensure!(
