@@ -28,6 +28,13 @@ pub(crate) struct Held {
     content: String,
 }
 
+impl Held {
+    /// Whether it is the file of this name.
+    pub(crate) fn is_of(&self, name: &str) -> bool {
+        self.path.file_name().is_some_and(|own| own == name)
+    }
+}
+
 /// The directory of a controller's files; `None` if this node has no such controller.
 fn locate(layout: &Layout, cgroup: &str, file: &LimitFile) -> Result<Option<PathBuf>, EngineError> {
     Ok(layout
@@ -52,6 +59,37 @@ pub(crate) fn read_all(
     Ok(held)
 }
 
+/// Those of the limits that can be written. One that this change does not ask for is left out if its file is not there.
+///
+/// # Errors
+/// Names the field of one that is asked for and has no file.
+pub(crate) fn writable(
+    layout: &Layout,
+    cgroup: &str,
+    limits: Vec<WrittenLimit>,
+) -> Result<Vec<WrittenLimit>, EngineError> {
+    let mut writable = Vec::with_capacity(limits.len());
+    for limit in limits {
+        let directory = layout.dir(&limit.file.controller, cgroup)?;
+        let path = directory.as_ref().map(|dir| dir.join(&limit.file.name));
+        if path.is_some_and(|path| path.exists()) {
+            writable.push(limit);
+        } else if limit.is_asked {
+            // A cgroup that went with its container lacks everything: that is no fault of the request.
+            if directory.is_some_and(|directory| !directory.exists()) {
+                continue;
+            }
+            return Err(no_file(&limit));
+        }
+    }
+    Ok(writable)
+}
+
+fn no_file(limit: &WrittenLimit) -> EngineError {
+    let why = format!("this node's cgroups have no file {}", limit.file.name);
+    EngineError::invalid(&limit.field, why)
+}
+
 /// Write one limit.
 pub(crate) fn write(
     layout: &Layout,
@@ -60,10 +98,7 @@ pub(crate) fn write(
 ) -> Result<(), EngineError> {
     let path = locate(layout, cgroup, &limit.file)?.filter(|path| path.exists());
     let Some(path) = path else {
-        return Err(EngineError::invalid(
-            &limit.field,
-            format!("this node's cgroups have no file {}", limit.file.name),
-        ));
+        return Err(no_file(limit));
     };
     write_lines(&path, &limit.value).map_err(|source| EngineError::Io {
         action: "write the limit",
@@ -215,6 +250,7 @@ mod test {
             file: file.clone(),
             value: value.to_owned(),
             field: field.to_owned(),
+            is_asked: true,
         }
     }
 
@@ -253,6 +289,29 @@ mod test {
             error.to_string(),
             "linux.hugepage_limits: this node's cgroups have no file hugetlb.3MB.max"
         );
+    }
+
+    #[test]
+    fn what_is_in_force_is_written_where_there_is_a_file_for_it() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = layout(root.path());
+        fs::write(root.path().join("memory/c/memory.high"), "max\n").unwrap();
+        let kept = |name: &str, is_asked: bool| {
+            let limit = WrittenLimit {
+                is_asked,
+                ..limit(&file("memory", name), "1", "linux.unified[…]")
+            };
+            writable(&layout, "/c", vec![limit]).map(|limits| limits.len())
+        };
+        assert_eq!(kept("memory.high", true).unwrap(), 1);
+        assert_eq!(kept("memory.high", false).unwrap(), 1);
+        assert_eq!(kept("memory.none", false).unwrap(), 0);
+        assert_eq!(
+            kept("memory.none", true).unwrap_err().to_string(),
+            "linux.unified[…]: this node's cgroups have no file memory.none"
+        );
+        fs::remove_dir_all(root.path().join("memory/c")).unwrap();
+        assert_eq!(kept("memory.high", true).unwrap(), 0);
     }
 
     #[test]

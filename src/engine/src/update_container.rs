@@ -3,7 +3,8 @@
 //! 1. The limits in force and those asked for are laid over each other and checked as at creation.
 //! 2. What the container's cgroup holds is read and written to the database as the undo of what follows.
 //! 3. The runtime's `update` sets CPU and memory (it also tells systemd); huge pages, keys of cgroup v2 and the OOM score,
-//!    which no runtime's `update` takes in all its versions, are written here.
+//!    which no runtime's `update` takes in all its versions, are written here: all that are in force, for the runtime's
+//!    `update` may have set them to what they were once.
 //! 4. The container's record says the new limits, and the undo is void. A failure before that puts back what was held.
 //!
 //! A container that has ended has no cgroup to change: for it only the record is made. Updates of one container take turns
@@ -11,6 +12,7 @@
 
 use std::sync::Arc;
 
+use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 use spec::{
     model::Resources,
@@ -52,11 +54,9 @@ pub(crate) struct LimitsUndo {
 struct Change {
     container: Arc<Container>,
     handler: Handler,
-    /// The limits as they will be.
-    next: Resources,
-    /// For the runtime's `update`; `None` where it has nothing to do.
-    json: Option<Vec<u8>>,
-    /// What is written beside it.
+    /// The limits as they will be, for the runtime.
+    limits: LinuxResources,
+    /// What is written, as far as there are files for it.
     written: Vec<WrittenLimit>,
     score: Option<i32>,
 }
@@ -113,12 +113,10 @@ impl Node {
             ContainerState::Created | ContainerState::Running
         ) {
             let handler = self.handler_by_name(&container_runtime(self, &container)?)?;
-            let mut written = Vec::new();
-            if handler.runtime.signals_by_pid() {
-                // See above.
-                limits.set_hugepage_limits(None).set_unified(None);
-                written = update::written(&asked, &self.facts);
-            }
+            // What is for the machine of a container need not be on the node.
+            let none = Resources::default();
+            let asked_of_node = if is_on_node(&handler) { &asked } else { &none };
+            let mut written = update::written(&next, asked_of_node, &self.facts);
             if handler.runtime.keeps_quota()
                 && !self.cgroups.layout().is_v2()
                 && let Some(cpu) = limits.cpu_mut()
@@ -127,21 +125,10 @@ impl Node {
                 cpu.set_quota(None);
                 written.push(update::no_quota_of_v1());
             }
-            let is_for_the_runtime = limits.cpu().is_some()
-                || limits.memory().is_some()
-                || !handler.runtime.signals_by_pid();
-            let json = is_for_the_runtime
-                .then(|| serde_json::to_vec(&limits))
-                .transpose()
-                .map_err(|source| EngineError::Record {
-                    id: id.to_string(),
-                    source,
-                })?;
             let change = Change {
                 container,
                 handler,
-                next: next.clone(),
-                json,
+                limits,
                 written,
                 score,
             };
@@ -176,16 +163,14 @@ impl Node {
     ) -> Result<(), EngineError> {
         let container = &change.container;
         stage.enter("reading the limits in force");
-        let (files, cgroup) = (
-            update::touched(&change.next, &self.facts),
-            container.cgroup.clone(),
-        );
-        let (held, in_use) = self
+        let (written, cgroup) = (change.written.clone(), container.cgroup.clone());
+        let version = self.facts.cgroup_version;
+        let (written, held, in_use) = self
             .with_cgroups(move |layout| {
-                Ok((
-                    limits::read_all(layout, &cgroup, &files)?,
-                    limits::memory_in_use(layout, &cgroup)?,
-                ))
+                let written = limits::writable(layout, &cgroup, written)?;
+                let files = update::touched(&written, version);
+                let held = limits::read_all(layout, &cgroup, &files)?;
+                Ok((written, held, limits::memory_in_use(layout, &cgroup)?))
             })
             .await?;
         if let (Ok(limit @ 1..), Some(used)) = (u64::try_from(asked.memory_limit_bytes), in_use)
@@ -214,7 +199,7 @@ impl Node {
             .ledger
             .record_undo(container.id.as_str(), &record)
             .await?;
-        let Err(error) = self.apply(change, stage).await else {
+        let Err(error) = self.apply(change, written, stage).await else {
             // Void once the container's record says the new limits; until then a crash brings back the old ones.
             self.live
                 .container(&container.id)
@@ -246,23 +231,28 @@ impl Node {
         }
     }
 
-    async fn apply(&self, change: &Change, stage: &Stage) -> Result<(), EngineError> {
+    async fn apply(
+        &self,
+        change: &Change,
+        written: Vec<WrittenLimit>,
+        stage: &Stage,
+    ) -> Result<(), EngineError> {
         let container = &change.container;
-        if let Some(json) = &change.json {
-            stage.enter("waiting for the runtime to change the limits");
-            change
-                .handler
-                .runtime
-                .update(
-                    container.id.as_str(),
-                    json,
-                    self.config.timeouts.runtime_command,
-                )
-                .await?;
-        }
+        stage.enter("waiting for the runtime to change the limits");
+        self.update_by_runtime(
+            &container.id,
+            &change.handler,
+            change.limits.clone(),
+            &written,
+        )
+        .await?;
         stage.enter("writing limits to the container's cgroup");
         let (cgroup, score) = (container.cgroup.clone(), change.score);
-        let written = change.written.clone();
+        let written = if is_on_node(&change.handler) {
+            written
+        } else {
+            Vec::new()
+        };
         self.with_cgroups(move |layout| {
             for limit in &written {
                 limits::write(layout, &cgroup, limit)?;
@@ -320,15 +310,35 @@ impl Node {
             &self.config.spec_defaults,
             &mut Vec::new(),
         )?;
+        // As far as they were there to be read.
+        let mut written = update::written(&undo.in_force, &Resources::default(), &self.facts);
+        written.retain(|limit| undo.held.iter().any(|held| held.is_of(&limit.file.name)));
+        self.update_by_runtime(&undo.id, &handler, limits, &written)
+            .await
+    }
+
+    /// Give the runtime what its `update` is for, if there is any of it.
+    async fn update_by_runtime(
+        &self,
+        id: &ContainerId,
+        handler: &Handler,
+        limits: LinuxResources,
+        written: &[WrittenLimit],
+    ) -> Result<(), EngineError> {
+        let limits = if is_on_node(handler) {
+            update::for_runtime(limits, written, &self.facts)
+        } else {
+            Some(limits)
+        };
+        let Some(limits) = limits else {
+            return Ok(());
+        };
         let json = serde_json::to_vec(&limits).map_err(|source| EngineError::Record {
-            id: undo.id.to_string(),
+            id: id.to_string(),
             source,
         })?;
         let limit = self.config.timeouts.runtime_command;
-        Ok(handler
-            .runtime
-            .update(undo.id.as_str(), &json, limit)
-            .await?)
+        Ok(handler.runtime.update(id.as_str(), &json, limit).await?)
     }
 
     async fn forget_limits_undos(&self, id: &ContainerId) {
@@ -366,6 +376,12 @@ impl Node {
             }),
         }
     }
+}
+
+/// Whether the container's limits are those of its cgroup on the node, not of one in a machine of its own, which only the
+/// runtime can write to.
+fn is_on_node(handler: &Handler) -> bool {
+    handler.runtime.signals_by_pid()
 }
 
 /// Give every process of a cgroup this score. One that has ended needs none.

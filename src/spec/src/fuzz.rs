@@ -74,7 +74,7 @@ pub fn limits(asked: &Resources, v2: bool) {
     assert_eq!(update::merged(&next, asked).cpu_shares, next.cpu_shares);
     let defaults = SpecDefaults::default();
     let _ = crate::linux_resources(&next, "linux", &facts, &defaults, &mut Vec::new());
-    for limit in update::written(asked, &facts) {
+    for limit in update::written(&next, asked, &facts) {
         assert!(!limit.file.name.contains('/'), "{limit:?}");
     }
 }

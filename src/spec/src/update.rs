@@ -2,7 +2,11 @@
 //!
 //! CPU and memory are set by the OCI runtime's `update`, which also tells systemd where systemd makes the cgroups. Not every
 //! runtime's `update` knows huge pages or single keys of cgroup v2; those are files, and are written as such ([`written`]).
-//! Everything that a change may touch is listed by [`touched`], so that it can be read before and put back after a failure.
+//! All that are in force are written at every change, asked for or not: a runtime that sets memory sets swap with it, and
+//! some bring back the huge pages of the container's creation. Everything that a change may touch is listed by [`touched`],
+//! so that it can be read before and put back after a failure.
+
+use oci_spec::runtime::LinuxResources;
 
 use crate::input::{CgroupVersion, NodeFacts};
 use crate::model::Resources;
@@ -16,6 +20,9 @@ pub struct WrittenLimit {
     pub value: String,
     /// Where the request has it, for errors.
     pub field: String,
+    /// Whether this change asks for it, so that it is an error if it cannot be written. Otherwise it is what holds already,
+    /// or the twin of another file that not every kernel has.
+    pub is_asked: bool,
 }
 
 /// A file of the container's cgroup.
@@ -55,35 +62,67 @@ pub fn merged(in_force: &Resources, asked: &Resources) -> Resources {
     next
 }
 
-/// The files that are written beside the runtime's `update`, and what is written: huge pages and keys of cgroup v2.
-pub fn written(asked: &Resources, facts: &NodeFacts) -> Vec<WrittenLimit> {
+/// The files that are written after the runtime's `update`, and what is written: the huge pages and keys of cgroup v2 of
+/// `next`, the limits as they will be. `asked` is this change's part of them.
+pub fn written(next: &Resources, asked: &Resources, facts: &NodeFacts) -> Vec<WrittenLimit> {
     let mut files = Vec::new();
     if facts.hugetlb {
-        for (page_size, limit) in &asked.hugepage_limits {
-            let name = match facts.cgroup_version {
-                CgroupVersion::V1 => format!("hugetlb.{page_size}.limit_in_bytes"),
-                CgroupVersion::V2 => format!("hugetlb.{page_size}.max"),
-            };
+        let last = match facts.cgroup_version {
+            CgroupVersion::V1 => "limit_in_bytes",
+            CgroupVersion::V2 => "max",
+        };
+        for (page_size, limit) in &next.hugepage_limits {
             // The kernel counts in pages and signed numbers: what is beyond them is no limit.
             let limit = i64::try_from(*limit).unwrap_or(i64::MAX);
-            files.push(WrittenLimit {
-                file: file("hugetlb", name),
-                value: limit.to_string(),
-                field: "linux.hugepage_limits".to_owned(),
-            });
+            let is_asked = asked
+                .hugepage_limits
+                .iter()
+                .any(|(size, _)| size == page_size);
+            // Pages in use, and pages set aside: runtimes limit both when they make the container.
+            for (middle, is_asked) in [("", is_asked), ("rsvd.", false)] {
+                files.push(WrittenLimit {
+                    file: file("hugetlb", format!("hugetlb.{page_size}.{middle}{last}")),
+                    value: limit.to_string(),
+                    field: "linux.hugepage_limits".to_owned(),
+                    is_asked,
+                });
+            }
         }
     }
     if facts.cgroup_version == CgroupVersion::V2 {
-        for (key, value) in &asked.unified {
+        for (key, value) in &next.unified {
             let controller = key.split('.').next().unwrap_or_default();
             files.push(WrittenLimit {
                 file: file(controller, key.clone()),
                 value: value.clone(),
                 field: format!("linux.unified[{key}]"),
+                is_asked: asked.unified.contains_key(key),
             });
         }
     }
     files
+}
+
+/// The part of `limits` that the runtime's `update` is for; `None` if there is none. The rest is in `written`.
+///
+/// systemd is told keys of cgroup v2, too, or it would bring its own idea of them back at its next reload.
+pub fn for_runtime(
+    mut limits: LinuxResources,
+    written: &[WrittenLimit],
+    facts: &NodeFacts,
+) -> Option<LinuxResources> {
+    let unified = limits.unified().clone().unwrap_or_default();
+    let unified: std::collections::HashMap<_, _> = unified
+        .into_iter()
+        .filter(|(key, _)| {
+            facts.systemd_cgroup && written.iter().any(|limit| limit.file.name == *key)
+        })
+        .collect();
+    limits
+        .set_hugepage_limits(None)
+        .set_unified((!unified.is_empty()).then_some(unified));
+    (limits.cpu().is_some() || limits.memory().is_some() || limits.unified().is_some())
+        .then_some(limits)
 }
 
 /// The CPU quota "none" as a file of cgroup v1: not every runtime can write it.
@@ -92,12 +131,13 @@ pub fn no_quota_of_v1() -> WrittenLimit {
         file: file("cpu", "cpu.cfs_quota_us".to_owned()),
         value: "-1".to_owned(),
         field: "linux.cpu_quota".to_owned(),
+        is_asked: true,
     }
 }
 
-/// Every file that a change to `asked` may touch, in an order in which their old contents can be written back.
-pub fn touched(asked: &Resources, facts: &NodeFacts) -> Vec<LimitFile> {
-    let fixed: &[(&str, &str)] = match facts.cgroup_version {
+/// Every file that a change may touch which writes `written`, in an order in which their old contents can be written back.
+pub fn touched(written: &[WrittenLimit], version: CgroupVersion) -> Vec<LimitFile> {
+    let fixed: &[(&str, &str)] = match version {
         CgroupVersion::V1 => &[
             ("cpu", "cpu.shares"),
             ("cpu", "cpu.cfs_period_us"),
@@ -120,9 +160,9 @@ pub fn touched(asked: &Resources, facts: &NodeFacts) -> Vec<LimitFile> {
         .iter()
         .map(|(controller, name)| file(controller, (*name).to_owned()))
         .collect();
-    for limit in written(asked, facts) {
+    for limit in written {
         if !files.contains(&limit.file) {
-            files.push(limit.file);
+            files.push(limit.file.clone());
         }
     }
     files
@@ -137,10 +177,13 @@ fn file(controller: &str, name: String) -> LimitFile {
 
 #[cfg(test)]
 mod test {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
     use rstest::rstest;
+    use serde_json::json;
 
     use super::*;
-    use crate::container::sample;
+    use crate::{container::sample, defaults::SpecDefaults, resources::linux_resources};
 
     fn full() -> Resources {
         Resources {
@@ -198,22 +241,37 @@ mod test {
         assert_eq!(next.unified["memory.low"], "1");
     }
 
-    #[rstest]
-    #[case(CgroupVersion::V1, true, &[("hugetlb", "hugetlb.2MB.limit_in_bytes", "0"), ("hugetlb", "hugetlb.1GB.limit_in_bytes", "1073741824")])]
-    #[case(CgroupVersion::V2, true, &[("hugetlb", "hugetlb.2MB.max", "0"), ("hugetlb", "hugetlb.1GB.max", "1073741824"), ("memory", "memory.high", "7")])]
-    #[case(CgroupVersion::V2, false, &[("memory", "memory.high", "7")])]
-    #[case(CgroupVersion::V1, false, &[])]
-    fn some_limits_are_files(
-        #[case] cgroup_version: CgroupVersion,
-        #[case] hugetlb: bool,
-        #[case] wanted: &[(&str, &str, &str)],
-    ) {
-        let facts = NodeFacts {
+    fn facts(cgroup_version: CgroupVersion, hugetlb: bool) -> NodeFacts {
+        NodeFacts {
             cgroup_version,
             hugetlb,
             ..sample::facts()
+        }
+    }
+
+    #[rstest]
+    #[case(CgroupVersion::V1, true, &[
+        ("hugetlb", "hugetlb.2MB.limit_in_bytes", "0"), ("hugetlb", "hugetlb.2MB.rsvd.limit_in_bytes", "0"),
+        ("hugetlb", "hugetlb.1GB.limit_in_bytes", "1073741824"), ("hugetlb", "hugetlb.1GB.rsvd.limit_in_bytes", "1073741824"),
+    ])]
+    #[case(CgroupVersion::V2, true, &[
+        ("hugetlb", "hugetlb.2MB.max", "0"), ("hugetlb", "hugetlb.2MB.rsvd.max", "0"),
+        ("hugetlb", "hugetlb.1GB.max", "1073741824"), ("hugetlb", "hugetlb.1GB.rsvd.max", "1073741824"),
+        ("memory", "memory.high", "7"),
+    ])]
+    #[case(CgroupVersion::V2, false, &[("memory", "memory.high", "7")])]
+    #[case(CgroupVersion::V1, false, &[])]
+    fn some_limits_are_files(
+        #[case] version: CgroupVersion,
+        #[case] hugetlb: bool,
+        #[case] wanted: &[(&str, &str, &str)],
+    ) {
+        // Those in force are written whatever is asked for.
+        let asked = Resources {
+            cpuset_cpus: "1".to_owned(),
+            ..Resources::default()
         };
-        let files = written(&full(), &facts);
+        let files = written(&merged(&full(), &asked), &asked, &facts(version, hugetlb));
         let found: Vec<_> = files
             .iter()
             .map(|limit| {
@@ -226,8 +284,62 @@ mod test {
             })
             .collect();
         assert_eq!(found, wanted);
-        let touched = touched(&full(), &facts);
+        assert!(files.iter().all(|limit| !limit.is_asked));
+        let touched = touched(&files, version);
         assert!(files.iter().all(|limit| touched.contains(&limit.file)));
+    }
+
+    #[test]
+    fn what_is_asked_for_has_to_be_there_and_its_twin_need_not() {
+        let asked = Resources {
+            hugepage_limits: vec![("2MB".to_owned(), 4 << 20)],
+            unified: [("memory.low".to_owned(), "1".to_owned())].into(),
+            ..Resources::default()
+        };
+        let next = merged(&full(), &asked);
+        let files = written(&next, &asked, &facts(CgroupVersion::V2, true));
+        let asked: Vec<_> = files
+            .iter()
+            .filter(|limit| limit.is_asked)
+            .map(|limit| limit.file.name.as_str())
+            .collect();
+        assert_eq!(asked, ["hugetlb.2MB.max", "memory.low"]);
+    }
+
+    #[rstest]
+    #[case(false, &[], json!({"cpu": {"shares": 512}}))]
+    #[case(false, &["memory.high"], json!({"cpu": {"shares": 512}}))]
+    #[case(true, &["memory.high"], json!({"cpu": {"shares": 512}, "unified": {"memory.high": "7"}}))]
+    // One that was left out of what is written is nothing for the runtime either.
+    #[case(true, &[], json!({"cpu": {"shares": 512}}))]
+    fn systemd_is_told_keys_of_v2(
+        #[case] systemd_cgroup: bool,
+        #[case] names: &[&str],
+        #[case] wanted: serde_json::Value,
+    ) {
+        let facts = NodeFacts {
+            systemd_cgroup,
+            ..facts(CgroupVersion::V2, true)
+        };
+        let next = Resources {
+            cpu_shares: 512,
+            hugepage_limits: full().hugepage_limits,
+            unified: full().unified,
+            ..Resources::default()
+        };
+        let mut files = written(&next, &Resources::default(), &facts);
+        files.retain(|limit| names.contains(&limit.file.name.as_str()));
+        let given = |next: &Resources| {
+            let defaults = SpecDefaults::default();
+            let limits = linux_resources(next, "linux", &facts, &defaults, &mut Vec::new());
+            for_runtime(limits.unwrap(), &files, &facts)
+        };
+        assert_eq!(serde_json::to_value(given(&next)).unwrap(), wanted);
+        let huge = Resources {
+            hugepage_limits: full().hugepage_limits,
+            ..Resources::default()
+        };
+        assert_eq!(given(&huge), None);
     }
 
     #[test]
@@ -237,7 +349,7 @@ mod test {
             ..Resources::default()
         };
         assert_eq!(
-            written(&asked, &sample::facts())[0].value,
+            written(&asked, &asked, &sample::facts())[0].value,
             i64::MAX.to_string()
         );
     }
