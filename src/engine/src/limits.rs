@@ -6,6 +6,7 @@
 use std::{
     fs::{self, File},
     io::{self, Read, Write},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -20,6 +21,8 @@ const CONTENT_MAX_BYTES: u64 = 64 << 10;
 /// How often the files are written back: some take their old value only after another one has (a memory limit cannot pass
 /// the limit of memory and swap).
 const ROUNDS: usize = 4;
+/// Bits of the mode of a file that someone may read.
+const READABLE: u32 = 0o444;
 
 /// What a file held.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,10 +62,11 @@ pub(crate) fn read_all(
     Ok(held)
 }
 
-/// Those of the limits that can be written. One that this change does not ask for is left out if its file is not there.
+/// Those of the limits that can be written, and put back. Others are left out unless this change asks for them: there is no
+/// file for them, or the file takes orders (`memory.reclaim`), of which one was carried out when the container was made.
 ///
 /// # Errors
-/// Names the field of one that is asked for and has no file.
+/// Names the field of one that is asked for and cannot be written, or not be put back.
 pub(crate) fn writable(
     layout: &Layout,
     cgroup: &str,
@@ -72,14 +76,23 @@ pub(crate) fn writable(
     for limit in limits {
         let directory = layout.dir(&limit.file.controller, cgroup)?;
         let path = directory.as_ref().map(|dir| dir.join(&limit.file.name));
-        if path.is_some_and(|path| path.exists()) {
+        let found = path.and_then(|path| fs::metadata(path).ok());
+        let Some(found) = found else {
+            // A cgroup that went with its container lacks everything: that is no fault of the request.
+            if limit.is_asked && directory.is_none_or(|directory| directory.exists()) {
+                return Err(no_file(&limit));
+            }
+            continue;
+        };
+        // Root may open any file: the kernel tells by the mode what it has an answer for.
+        if found.permissions().mode() & READABLE != 0 {
             writable.push(limit);
         } else if limit.is_asked {
-            // A cgroup that went with its container lacks everything: that is no fault of the request.
-            if directory.is_some_and(|directory| !directory.exists()) {
-                continue;
-            }
-            return Err(no_file(&limit));
+            let why = format!(
+                "{} takes orders and tells nothing, so an update could not be taken back",
+                limit.file.name
+            );
+            return Err(EngineError::invalid(&limit.field, why));
         }
     }
     Ok(writable)
@@ -292,7 +305,7 @@ mod test {
     }
 
     #[test]
-    fn what_is_in_force_is_written_where_there_is_a_file_for_it() {
+    fn limits_are_written_where_a_file_can_take_and_tell_them() {
         let root = tempfile::tempdir().unwrap();
         let layout = layout(root.path());
         fs::write(root.path().join("memory/c/memory.high"), "max\n").unwrap();
@@ -309,6 +322,14 @@ mod test {
         assert_eq!(
             kept("memory.none", true).unwrap_err().to_string(),
             "linux.unified[…]: this node's cgroups have no file memory.none"
+        );
+        let order = root.path().join("memory/c/memory.reclaim");
+        fs::write(&order, "").unwrap();
+        fs::set_permissions(&order, fs::Permissions::from_mode(0o200)).unwrap();
+        assert_eq!(kept("memory.reclaim", false).unwrap(), 0);
+        assert_eq!(
+            kept("memory.reclaim", true).unwrap_err().to_string(),
+            "linux.unified[…]: memory.reclaim takes orders and tells nothing, so an update could not be taken back"
         );
         fs::remove_dir_all(root.path().join("memory/c")).unwrap();
         assert_eq!(kept("memory.high", true).unwrap(), 0);
