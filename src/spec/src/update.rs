@@ -39,15 +39,21 @@ pub struct LimitFile {
 pub fn merged(in_force: &Resources, asked: &Resources) -> Resources {
     let number = |old: i64, new: i64| if new == 0 { old } else { new };
     let text = |old: &String, new: &String| if new.is_empty() { old } else { new }.clone();
+    // A limit of memory and swap that equals the one of memory means no swap, and goes on to mean that.
+    let has_no_swap = in_force.memory_swap_limit_bytes > 0
+        && in_force.memory_swap_limit_bytes == in_force.memory_limit_bytes;
+    let memory_limit_bytes = number(in_force.memory_limit_bytes, asked.memory_limit_bytes);
+    let swap_in_force = if has_no_swap {
+        memory_limit_bytes
+    } else {
+        in_force.memory_swap_limit_bytes
+    };
     let mut next = Resources {
         cpu_period_us: number(in_force.cpu_period_us, asked.cpu_period_us),
         cpu_quota_us: number(in_force.cpu_quota_us, asked.cpu_quota_us),
         cpu_shares: number(in_force.cpu_shares, asked.cpu_shares),
-        memory_limit_bytes: number(in_force.memory_limit_bytes, asked.memory_limit_bytes),
-        memory_swap_limit_bytes: number(
-            in_force.memory_swap_limit_bytes,
-            asked.memory_swap_limit_bytes,
-        ),
+        memory_limit_bytes,
+        memory_swap_limit_bytes: number(swap_in_force, asked.memory_swap_limit_bytes),
         oom_score_adj: number(in_force.oom_score_adj, asked.oom_score_adj),
         cpuset_cpus: text(&in_force.cpuset_cpus, &asked.cpuset_cpus),
         cpuset_mems: text(&in_force.cpuset_mems, &asked.cpuset_mems),
@@ -239,6 +245,33 @@ mod test {
         );
         assert_eq!(next.unified["memory.high"], "max");
         assert_eq!(next.unified["memory.low"], "1");
+    }
+
+    #[rstest]
+    // Memory alone, lowered, raised and taken away: no swap before, none after.
+    #[case((64, 64), (32, 0), (32, 32))]
+    #[case((64, 64), (96, 0), (96, 96))]
+    #[case((64, 64), (-1, 0), (-1, -1))]
+    // Both.
+    #[case((64, 64), (32, 96), (32, 96))]
+    #[case((64, 64), (32, -1), (32, -1))]
+    #[case((64, 64), (0, 96), (64, 96))]
+    #[case((64, 64), (0, 0), (64, 64))]
+    // What is more than no swap stays as it was given.
+    #[case((64, 96), (32, 0), (32, 96))]
+    #[case((64, 0), (32, 0), (32, 0))]
+    #[case((-1, -1), (32, 0), (32, -1))]
+    fn no_swap_stays_no_swap(
+        #[case] in_force: (i64, i64),
+        #[case] asked: (i64, i64),
+        #[case] wanted: (i64, i64),
+    ) {
+        let limits = |(memory, swap)| Resources {
+            memory_limit_bytes: memory,
+            memory_swap_limit_bytes: swap,
+            ..Resources::default()
+        };
+        assert_eq!(merged(&limits(in_force), &limits(asked)), limits(wanted));
     }
 
     fn facts(cgroup_version: CgroupVersion, hugetlb: bool) -> NodeFacts {

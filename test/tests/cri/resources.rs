@@ -217,6 +217,38 @@ fn new_limits_reach_a_running_container_and_its_status_and_outlive_the_server() 
 }
 
 #[test]
+fn an_update_of_memory_gives_no_swap_to_a_container_without() {
+    world!(async |node| {
+        let pod = node.run_pod("swap").await?;
+        node.image("busybox:latest").await?;
+        let both = |bytes: i64| Limits {
+            memory_limit_in_bytes: bytes,
+            memory_swap_limit_in_bytes: bytes,
+            ..Limits::default()
+        };
+        let mut config = node::container("c", node::SLEEP);
+        config.linux.get_or_insert_default().resources = Some(both(64 << 20));
+        let id = node.start_container(&pod, &config).await?;
+        let cgroup = Cgroup::of(node, &id).await?;
+        for bytes in [32 << 20, 128 << 20] {
+            let asked = Limits {
+                memory_limit_in_bytes: bytes,
+                ..Limits::default()
+            };
+            update(node, &id, asked).await?;
+            ensure!(cgroup.memory()? == bytes.to_string(), "memory");
+            let told = told(node, &id).await?;
+            ensure!(told == both(bytes), "{told:?}");
+            // Memory and swap in the one version, swap in the other; not every kernel counts it.
+            if let Some(swap) = cgroup.all()?.get("swap") {
+                ensure!(*swap == bytes.to_string() || swap == "0", "swap {swap}");
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
 fn a_created_container_starts_with_its_new_limits() {
     world!(async |node| {
         let pod = node.run_pod("created").await?;
