@@ -22,6 +22,7 @@ mod attach;
 mod attachment;
 mod bundle;
 mod cdi_devices;
+mod cgroup_thread;
 mod cgroups;
 mod connect;
 mod create_container;

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use spec::update::{LimitFile, WrittenLimit};
 use sys::cgroup::Layout;
 
-use crate::error::EngineError;
+use crate::{cgroup_thread::Stop, error::EngineError};
 
 /// Longest content of such a file. `io.max` has a line per device.
 const CONTENT_MAX_BYTES: u64 = 64 << 10;
@@ -103,12 +103,20 @@ fn no_file(limit: &WrittenLimit) -> EngineError {
     EngineError::invalid(&limit.field, why)
 }
 
-/// Write one limit.
-pub(crate) fn write(
+/// Write the limits one by one, until told to stop.
+pub(crate) fn write_all(
     layout: &Layout,
     cgroup: &str,
-    limit: &WrittenLimit,
+    limits: &[WrittenLimit],
+    stop: &Stop,
 ) -> Result<(), EngineError> {
+    limits.iter().try_for_each(|limit| {
+        stop.go_on()?;
+        write(layout, cgroup, limit)
+    })
+}
+
+fn write(layout: &Layout, cgroup: &str, limit: &WrittenLimit) -> Result<(), EngineError> {
     let path = locate(layout, cgroup, &limit.file)?.filter(|path| path.exists());
     let Some(path) = path else {
         return Err(no_file(limit));
@@ -120,12 +128,13 @@ pub(crate) fn write(
     })
 }
 
-/// Write back what the files held. Those of a cgroup that has gone need nothing.
-pub(crate) fn put_back(held: &[Held]) -> Result<(), EngineError> {
+/// Write back what the files held, until told to stop. Those of a cgroup that has gone need nothing.
+pub(crate) fn put_back(held: &[Held], stop: &Stop) -> Result<(), EngineError> {
     let mut failed = None;
     for _ in 0..ROUNDS {
         failed = None;
         for old in held {
+            stop.go_on()?;
             match read(&old.path)? {
                 Some(now) if now != old.content => {
                     if let Err(source) = revert(&old.path, &now, &old.content) {
@@ -284,10 +293,10 @@ mod test {
         // A plain file is not cut by the kernel, as a cgroup's is replaced: the first bytes tell.
         assert!(fs::read_to_string(&shares).unwrap().starts_with('2'));
         fs::write(&shares, "2\n").unwrap();
-        put_back(&held).unwrap();
+        put_back(&held, &Stop::default()).unwrap();
         assert!(fs::read_to_string(&shares).unwrap().starts_with("1024"));
         fs::remove_file(&shares).unwrap();
-        put_back(&held).unwrap();
+        put_back(&held, &Stop::default()).unwrap();
         assert!(!shares.exists());
     }
 

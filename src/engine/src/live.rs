@@ -15,7 +15,7 @@ use state::{ContainerId, PodId};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::task::TaskTracker;
 
-use crate::{ledger::UndoSeq, world::Ending};
+use crate::{cgroup_thread::CgroupThread, ledger::UndoSeq, world::Ending};
 
 /// A pod's companion.
 #[derive(Debug)]
@@ -35,6 +35,8 @@ pub(crate) struct LiveContainer {
     pub(crate) lease: Mutex<Option<ImageLease>>,
     /// Threads that make its file system. They cannot be cut off as a job can: an undo waits for them.
     pub(crate) making: TaskTracker,
+    /// The thread that reads and writes its limits.
+    pub(crate) limits: CgroupThread,
     /// When the running stop sends SIGKILL. A later stop may only bring it forward.
     pub(crate) kill_at: Mutex<Option<watch::Sender<Instant>>>,
     /// The process of its spec, which commands inside it take their user, limits and filters from. Read when first needed.

@@ -23,13 +23,14 @@ use state::ContainerId;
 
 use crate::{
     Engine, SharedError,
+    cgroup_thread::Stop,
     error::{EngineError, in_full},
     fingerprint::fingerprint,
     jobs::Stage,
     limits::{self, Held},
     node::{Handler, Node},
     start_container::container_runtime,
-    teardown::{Undo, joined},
+    teardown::Undo,
     world::{Container, ContainerState},
 };
 
@@ -166,7 +167,7 @@ impl Node {
         let (written, cgroup) = (change.written.clone(), container.cgroup.clone());
         let version = self.facts.cgroup_version;
         let (written, held, in_use) = self
-            .with_cgroups(move |layout| {
+            .with_limits(&container.id, move |layout, _| {
                 let written = limits::writable(layout, &cgroup, written)?;
                 let files = update::touched(&written, version);
                 let held = limits::read_all(layout, &cgroup, &files)?;
@@ -253,11 +254,9 @@ impl Node {
         } else {
             Vec::new()
         };
-        self.with_cgroups(move |layout| {
-            for limit in &written {
-                limits::write(layout, &cgroup, limit)?;
-            }
-            score.map_or(Ok(()), |score| set_oom_score(layout, &cgroup, score))
+        self.with_limits(&container.id, move |layout, stop| {
+            limits::write_all(layout, &cgroup, &written, stop)?;
+            score.map_or(Ok(()), |score| set_oom_score(layout, &cgroup, score, stop))
         })
         .await
     }
@@ -287,9 +286,9 @@ impl Node {
         }
         let (held, cgroup) = (undo.held.clone(), undo.cgroup.clone());
         let score = undo.score;
-        self.with_cgroups(move |layout| {
-            limits::put_back(&held)?;
-            score.map_or(Ok(()), |score| set_oom_score(layout, &cgroup, score))
+        self.with_limits(&undo.id, move |layout, stop| {
+            limits::put_back(&held, stop)?;
+            score.map_or(Ok(()), |score| set_oom_score(layout, &cgroup, score, stop))
         })
         .await
     }
@@ -358,23 +357,17 @@ impl Node {
         }
     }
 
-    /// Look at cgroups, or write to them, on a thread for that. The kernel may take its time to reclaim memory, but not for
-    /// ever: the container's turn is taken meanwhile.
-    async fn with_cgroups<T: Send + 'static>(
+    /// Look at a container's limits, or write them; see [`CgroupThread`](crate::cgroup_thread::CgroupThread). The time is
+    /// bounded, for the container's turn is taken meanwhile.
+    async fn with_limits<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&sys::cgroup::Layout) -> Result<T, EngineError> + Send + 'static,
+        id: &ContainerId,
+        work: impl FnOnce(&sys::cgroup::Layout, &Stop) -> Result<T, EngineError> + Send + 'static,
     ) -> Result<T, EngineError> {
         let cgroups = self.cgroups.clone();
         let limit = self.config.timeouts.runtime_command;
-        let work = tokio::task::spawn_blocking(move || work(cgroups.layout()));
-        match tokio::time::timeout(limit, work).await {
-            Ok(outcome) => joined(outcome),
-            Err(_elapsed) => Err(EngineError::Deadline {
-                operation: "UpdateContainerResources",
-                stage: "waiting for the kernel to take limits",
-                limit,
-            }),
-        }
+        let work = move |stop: &Stop| work(cgroups.layout(), stop);
+        self.live.container(id).limits.run(limit, work).await
     }
 }
 
@@ -389,6 +382,7 @@ fn set_oom_score(
     layout: &sys::cgroup::Layout,
     cgroup: &str,
     score: i32,
+    stop: &Stop,
 ) -> Result<(), EngineError> {
     let mut done = std::collections::BTreeSet::new();
     for _ in 0..SCORE_ROUNDS {
@@ -398,6 +392,7 @@ fn set_oom_score(
             break;
         }
         for pid in new {
+            stop.go_on()?;
             done.insert(pid);
             let path = std::path::PathBuf::from(format!("/proc/{pid}/oom_score_adj"));
             let is_set = std::fs::read_to_string(&path)
