@@ -15,7 +15,9 @@ use state::{ContainerId, PodId};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::task::TaskTracker;
 
-use crate::{cgroup_thread::CgroupThread, ledger::UndoSeq, world::Ending};
+use crate::{
+    cgroup_thread::CgroupThread, ledger::UndoSeq, update_container::LastUpdate, world::Ending,
+};
 
 /// A pod's companion.
 #[derive(Debug)]
@@ -37,6 +39,8 @@ pub(crate) struct LiveContainer {
     pub(crate) making: TaskTracker,
     /// The thread that reads and writes its limits.
     pub(crate) limits: CgroupThread,
+    /// Tells which update of its limits a request is for.
+    pub(crate) last_update: Mutex<LastUpdate>,
     /// When the running stop sends SIGKILL. A later stop may only bring it forward.
     pub(crate) kill_at: Mutex<Option<watch::Sender<Instant>>>,
     /// The process of its spec, which commands inside it take their user, limits and filters from. Read when first needed.

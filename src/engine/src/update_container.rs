@@ -10,7 +10,7 @@
 //! A container that has ended has no cgroup to change: for it only the record is made. Updates of one container take turns
 //! with each other, with its start and its removal.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
@@ -62,6 +62,25 @@ struct Change {
     score: Option<i32>,
 }
 
+/// The update of a container that was asked for last.
+#[derive(Debug, Default)]
+pub(crate) struct LastUpdate {
+    number: u64,
+    print: u64,
+}
+
+impl LastUpdate {
+    /// The number of the update that a request is for: the last one's, if it asks for the same, else a new one. What was
+    /// asked for before another update is not the same any more.
+    fn number(&mut self, print: u64) -> u64 {
+        if self.number == 0 || self.print != print {
+            self.number += 1;
+            self.print = print;
+        }
+        self.number
+    }
+}
+
 impl Engine {
     /// Change a container's limits; zero and empty values leave what is. All or nothing.
     ///
@@ -72,8 +91,15 @@ impl Engine {
         let node = &self.node;
         let id = node.find_container(id)?.id.clone();
         let (updater, print) = (Arc::clone(node), fingerprint(&asked));
-        // Other limits are another job, which waits for its turn: the last one asked for is the one that holds.
-        let key = format!("{id}/{print:016x}");
+        // Another number is another job, which waits for its turn: the update asked for last is the one that holds.
+        let number = node
+            .live
+            .container(&id)
+            .last_update
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .number(print);
+        let key = format!("{id}/{number}");
         node.jobs
             .update_container
             .run(key, print, |stage| async move {
@@ -206,7 +232,7 @@ impl Node {
                 .container(&container.id)
                 .limits_undos
                 .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .unwrap_or_else(PoisonError::into_inner)
                 .push(seq);
             return Ok(());
         };
@@ -347,7 +373,7 @@ impl Node {
                 .container(id)
                 .limits_undos
                 .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner),
+                .unwrap_or_else(PoisonError::into_inner),
         );
         for seq in undos {
             if let Err(error) = self.ledger.forget_undo(seq).await {
@@ -417,4 +443,16 @@ fn set_oom_score(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_update_asked_for_last_is_joined() {
+        let mut last = LastUpdate::default();
+        let numbers = [0, 0, 7, 0, 0, 7].map(|print| last.number(print));
+        assert_eq!(numbers, [1, 1, 2, 3, 3, 4]);
+    }
 }
