@@ -15,9 +15,7 @@ use state::{ContainerId, PodId};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::task::TaskTracker;
 
-use crate::{
-    cgroup_thread::CgroupThread, ledger::UndoSeq, update_container::LastUpdate, world::Ending,
-};
+use crate::{cgroup_thread::CgroupThread, update_container::LastUpdate, world::Ending};
 
 /// A pod's companion.
 #[derive(Debug)]
@@ -49,8 +47,6 @@ pub(crate) struct LiveContainer {
     pub(crate) early_end: Mutex<Option<Ending>>,
     /// The runtime's `start` is under way: an end that is reported now is the end of a container that was started.
     pub(crate) starting: AtomicBool,
-    /// Undo records of changes of limits that were made and are not on the container's record yet.
-    pub(crate) limits_undos: Mutex<Vec<UndoSeq>>,
 }
 
 impl LiveContainer {

@@ -27,6 +27,7 @@ use crate::{
     error::{EngineError, in_full},
     fingerprint::fingerprint,
     jobs::Stage,
+    ledger::UndoSeq,
     limits::{self, Held},
     node::{Handler, Node},
     start_container::container_runtime,
@@ -60,6 +61,12 @@ struct Change {
     /// What is written, as far as there are files for it.
     written: Vec<WrittenLimit>,
     score: Option<i32>,
+}
+
+/// A change that holds in the kernel and is not on the container's record yet.
+struct Changed {
+    seq: UndoSeq,
+    undo: LimitsUndo,
 }
 
 /// The update of a container that was asked for last.
@@ -121,6 +128,7 @@ impl Node {
         let _turn = live.turn.lock().await;
         let container = self.find_container(id.as_str())?;
         let next = update::merged(&container.resources, &asked);
+        let mut changed = None;
         let mut warnings = Vec::new();
         let mut limits = spec::linux_resources(
             &next,
@@ -153,19 +161,20 @@ impl Node {
                 written.push(update::no_quota_of_v1());
             }
             let change = Change {
-                container,
+                container: Arc::clone(&container),
                 handler,
                 limits,
                 written,
                 score,
             };
-            self.change_limits(&change, &asked, &stage).await?;
+            changed = self.change_limits(&change, &asked, &stage).await?;
         }
         for warning in &warnings {
             tracing::warn!(container = %id, warning, "a limit that was asked for is not given");
         }
         stage.enter("recording the new limits");
-        self.ledger
+        let recorded = self
+            .ledger
             .change_container(&id, |container| {
                 let mut container = container.clone();
                 container.resources = next;
@@ -176,18 +185,47 @@ impl Node {
                 }
                 Some(container)
             })
-            .await?;
-        self.forget_limits_undos(&id).await;
+            .await;
+        if let Err(error) = recorded {
+            stage.enter("bringing back the limits of before");
+            self.publish_limits_of(&container).await;
+            return Err(match changed {
+                Some(changed) => self.take_back(changed, error).await,
+                None => error,
+            });
+        }
+        if let Some(changed) = changed {
+            self.forget_limits_undo(&id, changed.seq).await;
+        }
         Ok(())
     }
 
-    /// Change what holds in the kernel. A failure leaves, or brings back, what held before.
+    /// A record that could not be written was published all the same. The limits of `before` are published again: clients are
+    /// told by what is published, and an undo record is void by it.
+    async fn publish_limits_of(&self, before: &Container) {
+        let published = self
+            .ledger
+            .change_container(&before.id, |container| {
+                let mut container = container.clone();
+                container.resources = before.resources.clone();
+                container.warnings.clone_from(&before.warnings);
+                Some(container)
+            })
+            .await;
+        if let Err(error) = published {
+            // The database has them.
+            tracing::debug!(container = %before.id, error = in_full(&error), "the old limits are not recorded again");
+        }
+    }
+
+    /// Change what holds in the kernel. A failure leaves, or brings back, what held before. `None` if the container ended
+    /// meanwhile: there is nothing left to limit.
     async fn change_limits(
         self: &Arc<Self>,
         change: &Change,
         asked: &Resources,
         stage: &Stage,
-    ) -> Result<(), EngineError> {
+    ) -> Result<Option<Changed>, EngineError> {
         let container = &change.container;
         stage.enter("reading the limits in force");
         let (written, cgroup) = (change.written.clone(), container.cgroup.clone());
@@ -221,40 +259,38 @@ impl Node {
                 .map(|_| self.oom_score(&container.resources))
                 .transpose()?,
         };
-        let record = Undo::Limits(undo.clone());
         let seq = self
             .ledger
-            .record_undo(container.id.as_str(), &record)
+            .record_undo(container.id.as_str(), &Undo::Limits(undo.clone()))
             .await?;
+        let changed = Changed { seq, undo };
         let Err(error) = self.apply(change, written, stage).await else {
-            // Void once the container's record says the new limits; until then a crash brings back the old ones.
-            self.live
-                .container(&container.id)
-                .limits_undos
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(seq);
-            return Ok(());
+            // The undo is void once the container's record says the new limits; until then a crash brings back the old ones.
+            return Ok(Some(changed));
         };
         stage.enter("bringing back the limits of before");
-        match self.put_back(&undo).await {
-            Ok(()) => {
-                self.ledger.forget_undo(seq).await?;
-                if self.has_ended(&container.id) {
-                    // Its end came first, and took the cgroup along: there is nothing left to limit.
-                    return Ok(());
-                }
-                Err(error)
-            }
-            Err(stuck) => {
-                tracing::error!(container = %container.id, error = in_full(&stuck), "its old limits could not be brought back; it will be tried again");
-                self.deferred.add(seq, record);
-                Err(EngineError::LimitsMixed {
-                    id: container.id.clone(),
-                    stuck: in_full(&stuck),
-                    source: Box::new(error),
-                })
-            }
+        let error = self.take_back(changed, error).await;
+        if !matches!(error, EngineError::LimitsMixed { .. }) && self.has_ended(&container.id) {
+            // Its end came first, and took the cgroup along.
+            return Ok(None);
+        }
+        Err(error)
+    }
+
+    /// Bring back what held before a change that failed with `error`, now or later. Answers what to tell.
+    async fn take_back(&self, changed: Changed, error: EngineError) -> EngineError {
+        let Changed { seq, undo } = changed;
+        let Err(stuck) = self.put_back(&undo).await else {
+            self.forget_limits_undo(&undo.id, seq).await;
+            return error;
+        };
+        tracing::error!(container = %undo.id, error = in_full(&stuck), "its old limits could not be brought back; it will be tried again");
+        let id = undo.id.clone();
+        self.deferred.add(seq, Undo::Limits(undo));
+        EngineError::LimitsMixed {
+            id,
+            stuck: in_full(&stuck),
+            source: Box::new(error),
         }
     }
 
@@ -366,20 +402,10 @@ impl Node {
         Ok(handler.runtime.update(id.as_str(), &json, limit).await?)
     }
 
-    async fn forget_limits_undos(&self, id: &ContainerId) {
-        let undos = std::mem::take(
-            &mut *self
-                .live
-                .container(id)
-                .limits_undos
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner),
-        );
-        for seq in undos {
-            if let Err(error) = self.ledger.forget_undo(seq).await {
-                // It is found to be void at the next start.
-                tracing::warn!(container = %id, error = in_full(&error), "an undo record could not be removed");
-            }
+    async fn forget_limits_undo(&self, id: &ContainerId, seq: UndoSeq) {
+        if let Err(error) = self.ledger.forget_undo(seq).await {
+            // At the next start it is found to be void, or to change nothing.
+            tracing::warn!(container = %id, error = in_full(&error), "an undo record could not be removed");
         }
     }
 

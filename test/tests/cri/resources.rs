@@ -587,6 +587,40 @@ fn a_change_that_fails_at_its_end_is_taken_back_whole() {
 }
 
 #[test]
+fn a_change_that_cannot_be_recorded_is_taken_back_whole() {
+    const FULL: &str = "/run/test/full";
+    world!(async |node| {
+        // When all is set there is no room any more for the record of it.
+        let script = format!(
+            "[ ! -e {FULL} ] || mount -o remount,size=$(df --output=used -B1 /run | tail -n 1) /run; exit 0"
+        );
+        update_goes_on(node, &script).await?;
+        let pod = node.run_pod("full").await?;
+        node.image("busybox:latest").await?;
+        let id = node
+            .start_container(&pod, &limited("c", node::SLEEP))
+            .await?;
+        let cgroup = Cgroup::of(node, &id).await?;
+        let before = cgroup.all()?;
+        world::write(FULL, "")?;
+        let error = update(node, &id, new()).await.err().context("recorded")?;
+        world::run("mount", ["-o", "remount,size=1g", "/run"])?;
+        fs::remove_file(FULL)?;
+        ensure!(error.message().contains("full"), "{error}");
+        ensure!(cgroup.all()? == before, "{:?}", cgroup.all()?);
+        ensure!(told(node, &id).await? == first(), "told");
+        // Nothing of it is in the way of the next one, or comes back after it.
+        update(node, &id, new()).await?;
+        let after = cgroup.all()?;
+        ensure!(after != before, "nothing changed");
+        node.kill_server()?;
+        node.start_server().await?;
+        ensure!(cgroup.all()? == after, "{:?}", cgroup.all()?);
+        Ok(())
+    });
+}
+
+#[test]
 fn a_server_killed_in_the_middle_of_a_change_brings_the_old_limits_back() {
     const HANG: &str = "/run/test/hang";
     world!(async |node| {
