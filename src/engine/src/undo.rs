@@ -14,6 +14,7 @@ use crate::{
     ledger::UndoSeq,
     node::Node,
     teardown::Undo,
+    update_container::LimitsUndo,
 };
 
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
@@ -88,6 +89,18 @@ impl Deferred {
             .any(|waiting| matches!(&waiting.undo, Undo::Container(remains) if remains.id == *id))
     }
 
+    /// Changes of a container's limits that wait to be taken back, newest first.
+    pub(crate) fn limits_of(&self, id: &ContainerId) -> Vec<(UndoSeq, LimitsUndo)> {
+        let all = self.lock();
+        all.iter()
+            .rev()
+            .filter_map(|(seq, waiting)| match &waiting.undo {
+                Undo::Limits(undo) if undo.id == *id => Some((UndoSeq(*seq), undo.clone())),
+                _ => None,
+            })
+            .collect()
+    }
+
     /// Those whose time has come, as many as may be tried beside what is being tried already, longest due first.
     fn take_due(&self, now: Instant) -> Vec<(u64, Undo)> {
         let mut all = self.lock();
@@ -117,7 +130,8 @@ impl Deferred {
         all.values().filter_map(|waiting| waiting.due).min()
     }
 
-    fn done(&self, seq: u64) {
+    /// It was carried out.
+    pub(crate) fn done(&self, seq: u64) {
         self.lock().remove(&seq);
         self.changed.notify_one();
     }
@@ -225,6 +239,8 @@ pub(crate) fn retry(node: Weak<Node>) {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
     use super::*;
 
     fn detach(number: u64) -> Undo {
@@ -274,6 +290,32 @@ mod tests {
         assert!(due.is_some_and(|due| due >= now + pause), "{due:?}");
         assert!(taken(&deferred, now).is_empty());
         assert_eq!(taken(&deferred, now + 2 * pause), [2]);
+    }
+
+    #[test]
+    fn changes_of_limits_are_found_by_their_container_newest_first() {
+        let limits = |id: &str| -> Undo {
+            let undo = serde_json::json!({ "Limits": {
+                "id": id.repeat(64), "cgroup": "/c", "in_force": spec::model::Resources::default(), "held": [], "score": null,
+            } });
+            serde_json::from_value(undo).unwrap()
+        };
+        let deferred = Deferred::default();
+        for (seq, undo) in [limits("a"), limits("b"), detach(2), limits("a")]
+            .into_iter()
+            .enumerate()
+        {
+            deferred.add(UndoSeq(seq as u64), undo);
+        }
+        let of = |id: &str| -> Vec<u64> {
+            let id = ContainerId::try_from(id.repeat(64)).unwrap();
+            let found = deferred.limits_of(&id);
+            found.into_iter().map(|(seq, _)| seq.0).collect()
+        };
+        assert_eq!(of("a"), [3, 0]);
+        deferred.done(3);
+        assert_eq!(of("a"), [0]);
+        assert!(of("c").is_empty());
     }
 
     #[test]

@@ -43,7 +43,7 @@ const SCORE_ROUNDS: usize = 3;
 /// How to bring back the limits of before a change.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct LimitsUndo {
-    id: ContainerId,
+    pub(crate) id: ContainerId,
     cgroup: String,
     /// The limits in force: the undo is void when the record says others.
     in_force: Resources,
@@ -126,7 +126,16 @@ impl Node {
         stage.enter("waiting for its turn");
         let live = self.live.container(&id);
         let _turn = live.turn.lock().await;
-        let container = self.find_container(id.as_str())?;
+        let container = self
+            .find_container(id.as_str())
+            .inspect_err(|_| self.live.remove_container(&id))?;
+        // What an earlier change left in the cgroup would be taken for limits in force, and its undo be void.
+        stage.enter("bringing back the limits of before an earlier change");
+        for (seq, undo) in self.deferred.limits_of(&id) {
+            self.undo_limits_of(&container, &undo).await?;
+            self.deferred.done(seq.0);
+            self.forget_limits_undo(&id, seq).await;
+        }
         let next = update::merged(&container.resources, &asked);
         let mut changed = None;
         let mut warnings = Vec::new();
@@ -331,6 +340,15 @@ impl Node {
             self.live.remove_container(&undo.id);
             return Ok(());
         };
+        self.undo_limits_of(&container, undo).await
+    }
+
+    /// The caller has the container's turn.
+    async fn undo_limits_of(
+        &self,
+        container: &Container,
+        undo: &LimitsUndo,
+    ) -> Result<(), EngineError> {
         if container.resources != undo.in_force || container.state == ContainerState::Exited {
             return Ok(());
         }
