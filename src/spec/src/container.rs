@@ -235,6 +235,7 @@ pub fn container(input: &ContainerInput<'_>) -> Result<ContainerSpec, SpecError>
             node_network_in_user_namespace: input.namespaces.network.is_none()
                 && user_namespace.is_some(),
             node_ipc: input.namespaces.ipc.is_none(),
+            recursive_readonly: input.features.recursive_readonly_mounts,
             tty_group: has_group(user_namespace, TTY_GROUP),
         },
         input.features,

@@ -137,6 +137,7 @@ mod test {
         readonly_rootfs: false,
         node_network_in_user_namespace: false,
         node_ipc: false,
+        recursive_readonly: false,
         tty_group: true,
     };
 

@@ -79,6 +79,7 @@ pub fn pause(input: &PauseInput<'_>) -> Result<Spec, SpecError> {
             node_network_in_user_namespace: input.namespaces.network.is_none()
                 && user_namespace.is_some(),
             node_ipc: input.namespaces.ipc.is_none(),
+            recursive_readonly: false,
             tty_group: has_group(user_namespace, 5),
         },
         &RuntimeFeatures::default(),

@@ -17,6 +17,8 @@ pub(crate) struct Surroundings {
     pub(crate) node_network_in_user_namespace: bool,
     /// The IPC namespace is the node's.
     pub(crate) node_ipc: bool,
+    /// The runtime can make what is mounted below a mount read-only too.
+    pub(crate) recursive_readonly: bool,
     /// Group 5 (tty) exists in the container's user namespace.
     pub(crate) tty_group: bool,
 }
@@ -63,12 +65,25 @@ pub(super) fn mounts(
         mount("/dev/pts", "devpts", Path::new("devpts"), &pts)?,
         mount("/dev/mqueue", "mqueue", Path::new("mqueue"), &pseudo)?,
     ];
+    // The node's own comes with all that is mounted below it.
+    let access_below = if around.recursive_readonly && !around.privileged {
+        "rro"
+    } else {
+        access
+    };
     mounts.push(if around.node_network_in_user_namespace {
         mount(
             "/sys",
             "bind",
             Path::new("/sys"),
-            &["rbind", "rprivate", "nosuid", "noexec", "nodev", access],
+            &[
+                "rbind",
+                "rprivate",
+                "nosuid",
+                "noexec",
+                "nodev",
+                access_below,
+            ],
         )?
     } else {
         mount(
