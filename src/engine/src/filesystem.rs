@@ -5,6 +5,7 @@
 //! far its making came. `create_container` and `teardown` call.
 
 use std::{
+    collections::HashSet,
     io,
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
@@ -22,8 +23,13 @@ use rustix::{
 };
 use spec::model::{ContainerConfig, Mount, Propagation, UserNamespace};
 use state::{ChainId, ContainerId};
-use storage::{IdShift, LayerStore, Rootfs, VolumeOrder};
-use sys::{SysError, host_path::Relabelling, idmap::Copying, root::FileKind};
+use storage::{IdShift, LayerStore, Rootfs, VolumeBudget, VolumeOrder};
+use sys::{
+    SysError,
+    host_path::Relabelling,
+    idmap::{Copying, Spread},
+    root::FileKind,
+};
 
 use crate::{
     error::{EngineError, ImageVolumeFault},
@@ -31,7 +37,7 @@ use crate::{
     node::Node,
     paths::Paths,
     pod_files, selinux,
-    teardown::{joined, remove_tree},
+    teardown::{StopOnDrop, joined},
     user_namespace,
     world::Pod,
 };
@@ -104,15 +110,6 @@ struct Order {
     /// How long labelling one volume may take.
     relabel: Duration,
     stop: Arc<AtomicBool>,
-}
-
-/// Ends what goes on in a blocking thread when nobody waits for it any more.
-struct StopOnDrop(Arc<AtomicBool>);
-
-impl Drop for StopOnDrop {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 impl Node {
@@ -264,22 +261,27 @@ fn declared_volumes(order: &Order) -> Result<Vec<Mount>, EngineError> {
         .map(|volume| Path::new(&volume.mount.container_path))
         .collect();
     let mut mounts = Vec::new();
+    let mut budget = VolumeBudget::default();
+    let mut made_at: HashSet<PathBuf> = HashSet::new();
     for (index, declared) in order.declared.iter().enumerate() {
         order.go_on()?;
         let declared = Path::new(declared);
         if is_taken(declared, &clients) {
             continue;
         }
-        let made = order.store.make_volume(&VolumeOrder {
+        let made = order.store.make_volume(&mut VolumeOrder {
             container: order.id.as_str(),
             index,
             root: &order.rootfs,
             declared,
             owner: order.owner,
+            // Where links lead, others of the reasons may hold; and several may lead to one place.
+            wanted: &|place| !is_taken(place, &clients) && !made_at.contains(place),
+            budget: &mut budget,
             stop: &order.stop,
         })?;
-        // Where links lead, others of the reasons may hold.
-        if let Some(volume) = made.filter(|made| !is_taken(&made.container_path, &clients)) {
+        if let Some(volume) = made {
+            made_at.insert(volume.container_path.clone());
             if let Some(label) = &order.look.label {
                 let held = sys::idmap::hold(&volume.directory)?;
                 let relabelling = Relabelling {
@@ -404,7 +406,11 @@ fn mapped_mount(
     let how = Copying {
         readonly: mount.readonly,
         recursive: true,
-        private: mount.propagation == Propagation::Private,
+        spread: match mount.propagation {
+            Propagation::Private => Spread::Private,
+            Propagation::HostToContainer => Spread::Slave,
+            Propagation::Bidirectional => Spread::AsBefore,
+        },
     };
     sys::idmap::bind(held, namespace, at, how).map_err(|error| match error {
         SysError::Path { source, .. } => unmappable(&mount, source),
@@ -445,18 +451,28 @@ pub(crate) fn take_apart(
     let bundle = paths.bundle(id);
     // A mount that is left would have what is in it deleted with the bundle.
     sys::mount::unmount(&bundle.join("layers"))?;
-    if let Ok(entries) = std::fs::read_dir(paths.volumes(id)) {
-        for entry in entries {
-            let entry = entry.map_err(|source| EngineError::Io {
-                action: "list",
-                path: paths.volumes(id),
-                source,
-            })?;
-            sys::mount::unmount(&entry.path())?;
+    let listing = |source| EngineError::Io {
+        action: "list",
+        path: paths.volumes(id),
+        source,
+    };
+    match std::fs::read_dir(paths.volumes(id)) {
+        Ok(entries) => {
+            for entry in entries {
+                sys::mount::unmount_copy(&entry.map_err(listing)?.path())?;
+            }
         }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(listing(error)),
     }
     Rootfs::unmount(store, id.as_str(), &paths.rootfs(id))?;
-    remove_tree(&bundle)
+    match sys::mount::remove_tree(&bundle) {
+        // A command that began meanwhile left its file behind what had been listed.
+        Err(error) if error.io().map(io::Error::kind) == Some(io::ErrorKind::DirectoryNotEmpty) => {
+            Ok(sys::mount::remove_tree(&bundle)?)
+        }
+        removed => Ok(removed?),
+    }
 }
 
 #[cfg(test)]

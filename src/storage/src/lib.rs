@@ -44,4 +44,4 @@ pub use limits::{Limit, UnpackLimits};
 pub use rootfs::{IdShift, Rootfs};
 pub use tarball::TarError;
 pub use usage::Usage;
-pub use volume::{Volume, VolumeOrder};
+pub use volume::{Volume, VolumeBudget, VolumeOrder};

@@ -182,7 +182,7 @@ impl<'a> ShiftedStore<'a> {
         let how = sys::idmap::Copying {
             readonly: true,
             recursive: false,
-            private: true,
+            spread: sys::idmap::Spread::Private,
         };
         sys::idmap::hold(root)
             .and_then(|root| sys::idmap::bind(root, shift.user_namespace, shift.scratch, how))

@@ -4,8 +4,8 @@
 //! for instance) have their images declare a volume, and so does who wants to write although the root is read-only. A volume
 //! goes with its container's writable layer, and is counted with it.
 //!
-//! What is copied is the image's: hostile. It is walked by descriptors, no symbolic link is followed, and it is not deeper or
-//! larger than layers may be.
+//! What is copied is the image's: hostile. It is walked by descriptors, no symbolic link is followed, holes stay holes, and all
+//! volumes of a container together are not larger than a [`VolumeBudget`].
 
 use std::{
     collections::HashMap,
@@ -21,7 +21,10 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags},
+    fs::{
+        AtFlags, Dir, FileType, Gid, Mode, OFlags, SeekFrom, Stat, Timespec, Timestamps, Uid,
+        XattrFlags,
+    },
     io::Errno,
 };
 use sys::root::FileKind;
@@ -34,8 +37,46 @@ pub(crate) const DIRECTORY: &str = "volumes";
 /// Longest list of attributes' names, and longest value, that the kernel has.
 const XATTR_BYTES: usize = 64 << 10;
 
+/// Longest path that the kernel takes, with its NUL.
+const PATH_BYTES: usize = 4096;
+
+/// What the volumes of one container may still take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VolumeBudget {
+    /// Bytes of contents, without holes.
+    pub bytes: u64,
+    /// Files, directories and all other entries.
+    pub entries: u64,
+}
+
+impl Default for VolumeBudget {
+    /// What an image may reasonably want copied for each of its containers: much less than its layers may hold, for it is
+    /// written anew each time that one is made.
+    fn default() -> Self {
+        Self {
+            bytes: 16 << 30,
+            entries: 1 << 20,
+        }
+    }
+}
+
+impl VolumeBudget {
+    fn take(left: &mut u64, amount: u64, what: &str) -> io::Result<()> {
+        *left = left.checked_sub(amount).ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::QuotaExceeded,
+                format!("the volumes that the image declares have more {what} than are copied for one container: mount volumes of the pod there"),
+            )
+        })?;
+        Ok(())
+    }
+}
+
 /// A volume to be made.
-#[derive(Clone, Copy, Debug)]
+#[expect(
+    missing_debug_implementations,
+    reason = "a function has nothing to show"
+)]
 pub struct VolumeOrder<'a> {
     /// The container, whose root file system is mounted.
     pub container: &'a str,
@@ -47,6 +88,10 @@ pub struct VolumeOrder<'a> {
     pub declared: &'a Path,
     /// User and group of directories that the image does not have, as the node sees them.
     pub owner: (u32, u32),
+    /// Whether there shall be a volume at this path of the container, which is free of symbolic links.
+    pub wanted: &'a dyn Fn(&Path) -> bool,
+    /// What may be copied; what was copied is taken from it.
+    pub budget: &'a mut VolumeBudget,
     /// Copying ends with an error soon after this is set.
     pub stop: &'a AtomicBool,
 }
@@ -62,8 +107,8 @@ pub struct Volume {
 
 impl LayerStore {
     /// Makes a volume with what the root file system has at the declared path, an empty directory where it has nothing.
-    /// `None` if a file is there, which stays part of the writable layer.
-    pub fn make_volume(&self, order: &VolumeOrder<'_>) -> Result<Option<Volume>, StorageError> {
+    /// `None` if a file is there, which stays part of the writable layer, and where none is wanted.
+    pub fn make_volume(&self, order: &mut VolumeOrder<'_>) -> Result<Option<Volume>, StorageError> {
         let found = sys::root::make_dir(order.root, order.declared, order.owner)
             .and_then(|()| sys::root::locate(order.root, order.declared));
         let source = match found {
@@ -79,6 +124,10 @@ impl LayerStore {
                 }
             },
         };
+        let container_path = Path::new("/").join(&source.inside);
+        if !(order.wanted)(&container_path) {
+            return Ok(None);
+        }
         let parent = self.container_dir(order.container)?.join(DIRECTORY);
         match fs::create_dir(&parent) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -88,17 +137,17 @@ impl LayerStore {
         }
         let directory = parent.join(order.index.to_string());
         fs::create_dir(&directory).map_err(StorageError::io("create", &directory))?;
-        copy(&source.path, &directory, order.stop)
+        copy(&source.path, &directory, order.budget, order.stop)
             .map_err(StorageError::io("copy the image's files to", &directory))?;
         Ok(Some(Volume {
             directory,
-            container_path: Path::new("/").join(source.inside),
+            container_path,
         }))
     }
 }
 
 /// Copies what is in a directory, and the directory's own attributes, to an empty one.
-fn copy(from: &Path, to: &Path, stop: &AtomicBool) -> io::Result<()> {
+fn copy(from: &Path, to: &Path, budget: &mut VolumeBudget, stop: &AtomicBool) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let open = |path: &Path| rustix::fs::open(path, flags, Mode::empty());
     let (source, target) = (open(from)?, open(to)?);
@@ -106,6 +155,7 @@ fn copy(from: &Path, to: &Path, stop: &AtomicBool) -> io::Result<()> {
         top: target.try_clone()?,
         names: HashMap::new(),
         path: PathBuf::new(),
+        budget,
         stop,
     };
     copier.directory(&source, &target, 0)
@@ -115,9 +165,10 @@ struct Copier<'a> {
     /// The directory that everything is copied to.
     top: OwnedFd,
     /// Files of several names that were copied: under which name, from `top`.
-    names: HashMap<u64, PathBuf>,
+    names: HashMap<(u64, u64), PathBuf>,
     /// The directory that is being copied, from `top`.
     path: PathBuf,
+    budget: &'a mut VolumeBudget,
     stop: &'a AtomicBool,
 }
 
@@ -138,6 +189,7 @@ impl Copier<'_> {
             if self.stop.load(Ordering::Relaxed) {
                 return Err(io::ErrorKind::Interrupted.into());
             }
+            VolumeBudget::take(&mut self.budget.entries, 1, "files")?;
             let stat = rustix::fs::statat(source, name, AtFlags::SYMLINK_NOFOLLOW)?;
             self.path.push(OsStr::from_bytes(name.to_bytes()));
             match FileType::from_raw_mode(stat.st_mode) {
@@ -173,11 +225,16 @@ impl Copier<'_> {
         kind: FileType,
     ) -> io::Result<()> {
         if stat.st_nlink > 1 {
-            if let Some(first) = self.names.get(&stat.st_ino) {
+            // Layers may be on several file systems.
+            let file = (stat.st_dev, stat.st_ino);
+            if let Some(first) = self.names.get(&file) {
                 rustix::fs::linkat(&self.top, first, target, name, AtFlags::empty())?;
                 return Ok(());
             }
-            self.names.insert(stat.st_ino, self.path.clone());
+            // One whose path the kernel would not take is copied again under its other names.
+            if self.path.as_os_str().len() < PATH_BYTES {
+                self.names.insert(file, self.path.clone());
+            }
         }
         match kind {
             FileType::RegularFile => {
@@ -187,6 +244,7 @@ impl Copier<'_> {
                 let written = rustix::fs::openat(target, name, flags, Mode::from_raw_mode(0o600))?;
                 let (mut read, mut written) = (File::from(read), File::from(written));
                 self.contents(&mut read, &mut written)?;
+                rustix::fs::ftruncate(&written, stat.st_size.cast_unsigned())?;
                 copy_xattrs(&read, &written)?;
             }
             FileType::Symlink => {
@@ -214,16 +272,34 @@ impl Copier<'_> {
         Ok(())
     }
 
-    fn contents(&self, read: &mut File, written: &mut File) -> io::Result<()> {
+    /// Copies what is not a hole.
+    fn contents(&mut self, read: &mut File, written: &mut File) -> io::Result<()> {
         /// After how many bytes it is seen whether anyone still wants them.
         const STEP_BYTES: u64 = 16 << 20;
 
-        while io::copy(&mut io::Read::take(&mut *read, STEP_BYTES), written)? == STEP_BYTES {
-            if self.stop.load(Ordering::Relaxed) {
-                return Err(io::ErrorKind::Interrupted.into());
+        let mut place = 0;
+        loop {
+            place = match rustix::fs::seek(&*read, SeekFrom::Data(place)) {
+                Ok(begin) => begin,
+                Err(Errno::NXIO) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            };
+            let end = rustix::fs::seek(&*read, SeekFrom::Hole(place))?;
+            while place < end {
+                if self.stop.load(Ordering::Relaxed) {
+                    return Err(io::ErrorKind::Interrupted.into());
+                }
+                rustix::fs::seek(&*read, SeekFrom::Start(place))?;
+                rustix::fs::seek(&*written, SeekFrom::Start(place))?;
+                let step = STEP_BYTES.min(end - place);
+                VolumeBudget::take(&mut self.budget.bytes, step, "bytes")?;
+                if io::copy(&mut io::Read::take(&mut *read, step), written)? < step {
+                    // Shorter than it was a moment ago.
+                    return Ok(());
+                }
+                place += step;
             }
         }
-        Ok(())
     }
 }
 
@@ -298,12 +374,24 @@ mod tests {
         }
 
         fn volume(&self, index: usize, path: &str) -> Result<Option<Volume>, StorageError> {
-            self.store.make_volume(&VolumeOrder {
+            self.volume_of(index, path, &|_| true, &mut VolumeBudget::default())
+        }
+
+        fn volume_of(
+            &self,
+            index: usize,
+            path: &str,
+            wanted: &dyn Fn(&Path) -> bool,
+            budget: &mut VolumeBudget,
+        ) -> Result<Option<Volume>, StorageError> {
+            self.store.make_volume(&mut VolumeOrder {
                 container: "c1",
                 index,
                 root: &self.root,
                 declared: Path::new(path),
                 owner: (0, 0),
+                wanted,
+                budget,
                 stop: &AtomicBool::new(false),
             })
         }
@@ -392,14 +480,76 @@ mod tests {
         let fixture = Fixture::new();
         fs::create_dir(fixture.root.join("data")).unwrap();
         fs::write(fixture.root.join("data/file"), "x").unwrap();
-        let result = fixture.store.make_volume(&VolumeOrder {
+        let result = fixture.store.make_volume(&mut VolumeOrder {
             container: "c1",
             index: 0,
             root: &fixture.root,
             declared: Path::new("/data"),
             owner: (0, 0),
+            wanted: &|_| true,
+            budget: &mut VolumeBudget::default(),
             stop: &AtomicBool::new(true),
         });
         assert!(result.is_err());
+    }
+
+    #[test]
+    fn holes_stay_holes_and_cost_nothing() {
+        let fixture = Fixture::new();
+        let data = fixture.root.join("data");
+        fs::create_dir(&data).unwrap();
+        let file = File::create(data.join("sparse")).unwrap();
+        let size = 1_u64 << 40;
+        file.set_len(size).unwrap();
+        rustix::io::pwrite(&file, b"middle", 1 << 30).unwrap();
+        let mut budget = VolumeBudget {
+            bytes: 1 << 20,
+            entries: 10,
+        };
+        let volume = fixture.volume_of(0, "/data", &|_| true, &mut budget);
+        let made = volume.unwrap().unwrap().directory.join("sparse");
+        let stat = fs::metadata(&made).unwrap();
+        assert_eq!(stat.len(), size);
+        assert!(stat.blocks() < 1 << 11, "{} blocks", stat.blocks());
+        let mut word = [0; 6];
+        rustix::io::pread(File::open(&made).unwrap(), &mut word, 1 << 30).unwrap();
+        assert_eq!(&word, b"middle");
+        assert_eq!(budget.entries, 9);
+        assert!(budget.bytes < 1 << 20);
+    }
+
+    #[test]
+    fn volumes_of_a_container_have_one_budget_and_say_when_it_is_spent() {
+        let fixture = Fixture::new();
+        for (name, bytes) in [("a", 3000), ("b", 3000)] {
+            fs::create_dir(fixture.root.join(name)).unwrap();
+            fs::write(fixture.root.join(name).join("file"), vec![7; bytes]).unwrap();
+        }
+        let mut bytes = VolumeBudget {
+            bytes: 5000,
+            entries: 10,
+        };
+        fixture.volume_of(0, "/a", &|_| true, &mut bytes).unwrap();
+        let error = fixture.volume_of(1, "/b", &|_| true, &mut bytes);
+        let error = error.unwrap_err();
+        let words = std::error::Error::source(&error).unwrap().to_string();
+        assert!(words.contains("more bytes than are copied"), "{words}");
+        let mut entries = VolumeBudget {
+            bytes: 1 << 20,
+            entries: 1,
+        };
+        fixture.volume_of(2, "/a", &|_| true, &mut entries).unwrap();
+        assert!(fixture.volume_of(3, "/b", &|_| true, &mut entries).is_err());
+    }
+
+    #[test]
+    fn what_is_not_wanted_is_not_copied() {
+        let fixture = Fixture::new();
+        symlink("/", fixture.root.join("all")).unwrap();
+        let mut budget = VolumeBudget::default();
+        let wanted = |place: &Path| place != Path::new("/");
+        let volume = fixture.volume_of(0, "/all", &wanted, &mut budget).unwrap();
+        assert_eq!(volume, None);
+        assert_eq!(budget, VolumeBudget::default());
     }
 }

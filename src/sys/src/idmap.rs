@@ -26,6 +26,18 @@ pub struct IdRange {
     pub length: u32,
 }
 
+/// How mounts spread between a copy and what it is a copy of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Spread {
+    /// Not at all.
+    #[default]
+    Private,
+    /// To the copy.
+    Slave,
+    /// As before: both ways, where the original is shared.
+    AsBefore,
+}
+
 /// How the copy of a mount is to be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Copying {
@@ -33,8 +45,8 @@ pub struct Copying {
     pub readonly: bool,
     /// With the mounts below it, which are shown with mapped ids too.
     pub recursive: bool,
-    /// No mount that is made on one of the two appears on the other.
-    pub private: bool,
+    /// How mounts that are made on one of the two appear on the other.
+    pub spread: Spread,
 }
 
 /// Shows `source`, a file or directory, at `target` too, with ids mapped as the user namespace behind the file
@@ -76,7 +88,7 @@ pub fn is_possible(dir: &Path) -> Result<bool, SysError> {
     let dir_fd =
         rustix::fs::open(dir, flags, Mode::empty()).map_err(SysError::path("open", dir))?;
     let how = Copying {
-        private: true,
+        spread: Spread::Private,
         ..Copying::default()
     };
     Ok(mapped_copy(dir_fd.as_fd(), namespace.as_fd(), how).is_ok())
@@ -100,7 +112,11 @@ fn mapped_copy(
     let mut attributes = libc::mount_attr {
         attr_set: libc::MOUNT_ATTR_IDMAP,
         attr_clr: 0,
-        propagation: if how.private { libc::MS_PRIVATE } else { 0 },
+        propagation: match how.spread {
+            Spread::Private => libc::MS_PRIVATE,
+            Spread::Slave => libc::MS_SLAVE,
+            Spread::AsBefore => 0,
+        },
         userns_fd: u64::try_from(user_namespace.as_raw_fd()).unwrap_or(u64::MAX),
     };
     if how.readonly {
@@ -232,7 +248,7 @@ mod tests {
         let namespace = user_namespace(&range(), &range()).unwrap();
         let how = Copying {
             readonly: true,
-            private: true,
+            spread: Spread::Private,
             ..Copying::default()
         };
         bind(hold(&from).unwrap(), &namespace, &to, how).unwrap();

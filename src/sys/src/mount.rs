@@ -13,7 +13,10 @@ use std::{
 use rustix::{
     fs::{AtFlags, CWD, Mode, OFlags, StatxAttributes, StatxFlags},
     io::Errno,
-    mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags},
+    mount::{
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags,
+        MoveMountFlags, UnmountFlags,
+    },
 };
 
 use crate::SysError;
@@ -306,6 +309,26 @@ pub fn unmount(target: &Path) -> Result<(), SysError> {
     Ok(())
 }
 
+/// As [`unmount`], for a copy of a tree of mounts, which may spread what happens below it to the tree that it was copied from:
+/// it stops to do so first, or what is mounted there would be unmounted too.
+pub fn unmount_copy(target: &Path) -> Result<(), SysError> {
+    let alone = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    for _ in 0..STACKED_LIMIT {
+        match rustix::mount::mount_change(target, alone) {
+            Ok(()) => {}
+            // "Not a mount point" and "not there".
+            Err(Errno::INVAL | Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+            Err(error) => {
+                let doing = "keep the unmounting to itself of";
+                return Err(SysError::path(doing, target)(error));
+            }
+        }
+        rustix::mount::unmount(target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
+            .map_err(SysError::path("unmount", target))?;
+    }
+    Ok(())
+}
+
 /// Whether something is mounted exactly at `target`. A target that is not there is none.
 pub fn is_mount_point(target: &Path) -> Result<bool, SysError> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
@@ -360,8 +383,8 @@ pub fn below(dir: &Path) -> Result<Vec<PathBuf>, SysError> {
     Ok(targets)
 }
 
-/// How mounts spread at the mount that holds `path`, which must be absolute and free of symbolic links.
-pub fn propagation(path: &Path) -> Result<Propagation, SysError> {
+/// The mount that holds `path`, which must be absolute and free of symbolic links: where it is, and how mounts spread at it.
+pub fn holder(path: &Path) -> Result<(PathBuf, Propagation), SysError> {
     let table = table()?;
     let mut holder: Option<&MountInfo> = None;
     for mount in &table {
@@ -373,8 +396,46 @@ pub fn propagation(path: &Path) -> Result<Propagation, SysError> {
         }
     }
     holder
-        .map(|mount| mount.propagation)
+        .map(|mount| (mount.target.clone(), mount.propagation))
         .ok_or_else(|| SysError::path("find the mount of", path)(io::Error::from(Errno::NOENT)))
+}
+
+/// Removes a directory with all below it, but nothing that is mounted there: a mount that is met is an error, and what is in
+/// it is left alone. A directory that is not there is fine.
+///
+/// # Errors
+/// `ResourceBusy` for a mount, of kind [`SysError::Path`] with its place.
+pub fn remove_tree(directory: &Path) -> Result<(), SysError> {
+    let listed = match std::fs::read_dir(directory) {
+        Ok(listed) => listed,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(SysError::path("list", directory)(error)),
+    };
+    for entry in listed {
+        let entry = entry.map_err(SysError::path("list", directory))?;
+        let path = entry.path();
+        let kind = match entry.file_type() {
+            Ok(kind) => kind,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(SysError::path("look at", &path)(error)),
+        };
+        if !kind.is_dir() {
+            is_gone(std::fs::remove_file(&path)).map_err(SysError::path("remove", &path))?;
+        } else if is_mount_point(&path)? {
+            let busy = io::Error::new(io::ErrorKind::ResourceBusy, "something is mounted there");
+            return Err(SysError::path("remove", &path)(busy));
+        } else {
+            remove_tree(&path)?;
+        }
+    }
+    is_gone(std::fs::remove_dir(directory)).map_err(SysError::path("remove", directory))
+}
+
+fn is_gone(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn parse_table(bytes: &[u8]) -> Vec<MountInfo> {

@@ -230,10 +230,10 @@ fn unmounting_what_is_not_there() {
 fn propagation_of_the_holding_mount() {
     let root = private_dir();
     let inside = root.path().join("some/path");
-    assert!(!propagation(&inside).unwrap().shared);
+    assert!(!holder(&inside).unwrap().1.shared);
     rustix::mount::mount_change(root.path(), MountPropagationFlags::SHARED).unwrap();
-    assert!(propagation(&inside).unwrap().shared);
-    assert!(!propagation(Path::new("/")).unwrap().shared);
+    assert!(holder(&inside).unwrap().1.shared);
+    assert!(!holder(Path::new("/")).unwrap().1.shared);
 }
 
 #[test]
@@ -248,4 +248,52 @@ fn the_table_is_read_as_the_kernel_writes_it() {
     assert!(table[0].propagation.shared && table[0].propagation.slave);
     assert_eq!(table[1].super_options, "rw,cpu");
     assert_eq!(table[1].propagation, Propagation::default());
+}
+
+#[test]
+fn what_is_mounted_below_the_original_of_a_copy_stays_mounted() {
+    let dir = private_dir();
+    let (original, copy) = (dir.path().join("original"), dir.path().join("copy"));
+    for place in [&original, &copy] {
+        fs::create_dir(place).unwrap();
+    }
+    let mount = |at: &Path| {
+        rustix::mount::mount("tmpfs", at, "tmpfs", MountFlags::empty(), c"").unwrap();
+    };
+    mount(&original);
+    rustix::mount::mount_change(&original, MountPropagationFlags::SHARED).unwrap();
+    let inner = original.join("inner");
+    fs::create_dir(&inner).unwrap();
+    mount(&inner);
+    rustix::mount::mount_bind_recursive(&original, &copy).unwrap();
+    unmount_copy(&copy).unwrap();
+    assert!(!is_mount_point(&copy).unwrap());
+    assert!(is_mount_point(&inner).unwrap(), "the original lost it");
+    // Neither there nor mounted: fine.
+    unmount_copy(&copy).unwrap();
+    unmount_copy(&dir.path().join("none")).unwrap();
+}
+
+#[test]
+fn a_tree_is_removed_but_not_what_is_mounted_in_it() {
+    let dir = private_dir();
+    let (tree, elsewhere) = (dir.path().join("tree"), dir.path().join("elsewhere"));
+    fs::create_dir_all(tree.join("a/b")).unwrap();
+    fs::write(tree.join("a/file"), "").unwrap();
+    std::os::unix::fs::symlink(&elsewhere, tree.join("link")).unwrap();
+    fs::create_dir(&elsewhere).unwrap();
+    fs::write(elsewhere.join("precious"), "").unwrap();
+    bind(&elsewhere, &tree.join("a/b"), false).unwrap();
+    let error = remove_tree(&tree).unwrap_err();
+    assert_eq!(
+        error.io().unwrap().kind(),
+        io::ErrorKind::ResourceBusy,
+        "{error}"
+    );
+    assert!(error.to_string().ends_with("tree/a/b"), "{error}");
+    assert!(elsewhere.join("precious").exists());
+    unmount(&tree.join("a/b")).unwrap();
+    remove_tree(&tree).unwrap();
+    assert!(!tree.exists() && elsewhere.join("precious").exists());
+    remove_tree(&tree).unwrap();
 }

@@ -6,10 +6,7 @@
 use std::{
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -19,7 +16,13 @@ use sys::{
     host_path::{Relabelled, Relabelling},
 };
 
-use crate::{error::EngineError, host_files::HostVolume, node::Node, teardown::joined, world::Pod};
+use crate::{
+    error::EngineError,
+    host_files::HostVolume,
+    node::Node,
+    teardown::{StopOnDrop, joined},
+    world::Pod,
+};
 
 /// Directories of the node that no container is ever given for itself. With another label on them the node itself would not
 /// work any more.
@@ -63,15 +66,6 @@ const TRUST_TOP: [&str; 2] = [
     "io.kubernetes.cri-o.TrySkipVolumeSELinuxLabel",
     "try-skip-volume-selinux-label.crio.io",
 ];
-
-/// Ends the walk when nobody waits for it any more.
-struct StopOnDrop(Arc<AtomicBool>);
-
-impl Drop for StopOnDrop {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
 
 impl Node {
     /// Relabels those of a container's volumes for which the request asks that.
