@@ -3,12 +3,25 @@
 //! These are the user's paths: a dead file server behind one must hold up nothing but this request. `sys::host_path` sees to
 //! that.
 
-use std::{io, os::fd::OwnedFd, path::PathBuf, time::Duration};
+use std::{
+    io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
-use spec::model::{ContainerConfig, Mount, SecurityProfile};
+use spec::model::{ContainerConfig, Mount, Propagation, SecurityProfile};
 use sys::SysError;
 
-use crate::{error::EngineError, node::Node, teardown::joined};
+use crate::{
+    error::EngineError,
+    node::Node,
+    teardown::{StopOnDrop, joined},
+};
 
 /// A volume of the request.
 #[derive(Debug)]
@@ -30,21 +43,19 @@ impl Node {
             return Ok(Vec::new());
         }
         let (mounts, within) = (config.mounts.clone(), self.config.timeouts.volume_check);
+        let stop = Arc::new(AtomicBool::new(false));
+        let _when_given_up = StopOnDrop(Arc::clone(&stop));
         let look = tokio::task::spawn_blocking(move || {
-            let find = |(index, mut mount): (usize, Mount)| {
-                if mount.image.is_some() {
-                    return Ok(HostVolume { mount, held: None });
+            // For all of them together: those of one dead server would each take as long.
+            let deadline = Instant::now() + within;
+            let find = |(index, mount): (usize, Mount)| {
+                if stop.load(Ordering::Relaxed) {
+                    return Err(EngineError::Interrupted {
+                        operation: "CreateContainer",
+                    });
                 }
-                let path = PathBuf::from(&mount.host_path);
-                let found = sys::host_path::find(&path, within).map_err(|error| {
-                    let field = format!("config.mounts[{index}].host_path");
-                    in_time(error, "find the volume", path, field, within)
-                })?;
-                mount.host_path = found.path.to_string_lossy().into_owned();
-                Ok(HostVolume {
-                    mount,
-                    held: Some(found.fd),
-                })
+                let left = deadline.saturating_duration_since(Instant::now());
+                find_volume(index, mount, left, within)
             };
             mounts.into_iter().enumerate().map(find).collect()
         });
@@ -106,6 +117,60 @@ impl Node {
     }
 }
 
+/// Looks one volume up, within what is left of the time for all.
+fn find_volume(
+    index: usize,
+    mut mount: Mount,
+    left: Duration,
+    within: Duration,
+) -> Result<HostVolume, EngineError> {
+    if mount.image.is_some() {
+        return Ok(HostVolume { mount, held: None });
+    }
+    let path = PathBuf::from(&mount.host_path);
+    let field = |name: &str| format!("config.mounts[{index}].{name}");
+    let found = sys::host_path::find(&path, left).map_err(|error| {
+        let field = field("host_path");
+        in_time(error, "find the volume", path, field, within)
+    })?;
+    let Some(host_path) = found.path.to_str() else {
+        let why = format!("leads to {}, which is not UTF-8", found.path.display());
+        return Err(EngineError::invalid(field("host_path"), why));
+    };
+    if mount.propagation != Propagation::Private {
+        let (holder, spread) = sys::mount::holder(&found.path)?;
+        check_propagation(mount.propagation, spread, host_path, &holder)
+            .map_err(|why| EngineError::invalid(field("propagation"), why))?;
+    }
+    host_path.clone_into(&mut mount.host_path);
+    Ok(HostVolume {
+        mount,
+        held: Some(found.fd),
+    })
+}
+
+/// Whether mounts spread at a volume as the container is promised: a container that waits for what never comes says less.
+fn check_propagation(
+    asked: Propagation,
+    found: sys::mount::Propagation,
+    path: &str,
+    holder: &Path,
+) -> Result<(), String> {
+    let (can, needed) = match asked {
+        Propagation::Private => return Ok(()),
+        Propagation::HostToContainer => (found.shared || found.slave, "shared or slave"),
+        Propagation::Bidirectional => (found.shared, "shared"),
+    };
+    if can {
+        return Ok(());
+    }
+    let holder = holder.display();
+    Err(format!(
+        "{path} is on the mount {holder}, which is not {needed}, so nothing would spread: run `mount --make-rshared {holder}` on \
+         the node, or ask for no propagation"
+    ))
+}
+
 /// The error about a path that did not answer names the field; others name the path.
 fn in_time(
     error: SysError,
@@ -130,5 +195,36 @@ fn in_time(
             source,
         },
         error => error.into(),
+    }
+}
+
+#[cfg(test)]
+mod test {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case(Propagation::Private, false, false, true)]
+    #[case(Propagation::HostToContainer, false, false, false)]
+    #[case(Propagation::HostToContainer, false, true, true)]
+    #[case(Propagation::HostToContainer, true, false, true)]
+    #[case(Propagation::Bidirectional, false, true, false)]
+    #[case(Propagation::Bidirectional, true, false, true)]
+    fn mounts_spread_only_where_the_node_lets_them(
+        #[case] asked: Propagation,
+        #[case] shared: bool,
+        #[case] slave: bool,
+        #[case] can: bool,
+    ) {
+        let found = sys::mount::Propagation { shared, slave };
+        let checked = check_propagation(asked, found, "/srv/data", Path::new("/srv"));
+        assert_eq!(checked.is_ok(), can, "{checked:?}");
+        if !can {
+            let words = checked.unwrap_err();
+            assert!(words.contains("`mount --make-rshared /srv`"), "{words}");
+        }
     }
 }
