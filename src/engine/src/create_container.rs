@@ -273,6 +273,9 @@ impl Node {
             })
             .await?;
 
+        if let NamespaceMode::Target(target) = &config.security.namespaces.pid {
+            self.check_target(pod, target)?;
+        }
         let image_ref = image
             .repo_digests
             .first()
@@ -369,6 +372,22 @@ impl Node {
             });
         }
         Ok(PathBuf::from(format!("/proc/{}/ns/pid", container.pid)))
+    }
+
+    /// Whether the process whose PID namespace was joined by its number is the target's still. Another one of that number would
+    /// be in another cgroup.
+    fn check_target(&self, pod: &Pod, target: &str) -> Result<(), EngineError> {
+        self.target_pid_namespace(pod, target)?;
+        let container = self.find_container(target)?;
+        let processes = self.cgroups.layout().processes(&container.cgroup)?;
+        if processes.contains(&container.pid) {
+            return Ok(());
+        }
+        Err(EngineError::WrongState {
+            id: container.id.clone(),
+            state: "at its end",
+            wanted: "only a running container's PID namespace can be joined",
+        })
     }
 }
 
