@@ -14,6 +14,7 @@ pub mod fuzz;
 mod link;
 mod meter;
 mod negotiate;
+mod newcomers;
 mod process;
 mod resize;
 mod server;

@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Session, StreamingError, StreamingOptions, Tickets,
     negotiate::{Refusal, Transport, negotiate},
+    newcomers::{Newcomer, Newcomers},
     session::{self, Patience},
     tickets::parse_path,
     tls::Tls,
@@ -37,8 +38,8 @@ use crate::{
 
 /// Most sessions at a time.
 const MAX_SESSIONS: usize = 1000;
-/// Most connections that have not begun a session yet.
-const MAX_NEW: usize = 256;
+/// Most connections that have not begun a session yet: see [`Newcomers`].
+pub(crate) const MAX_NEW: usize = 256;
 /// How long a client may take for the TLS handshake, and again for a request's head.
 const HELLO: Duration = Duration::from_secs(10);
 /// How long a connection may stay without beginning a session, whatever it does.
@@ -137,21 +138,16 @@ impl<S: Streams> StreamingServer<S> {
         let mut shutdown = pin!(shutdown);
         // Whatever is still in the set when this future ends is aborted.
         let mut connections = JoinSet::new();
-        let new = Arc::new(Semaphore::new(MAX_NEW));
+        let newcomers = Newcomers::new(MAX_NEW);
         loop {
-            let accept = async {
-                // Held until a session begins; the semaphore is never closed.
-                let permit = new.clone().acquire_owned().await.ok();
-                (permit, self.listener.accept().await)
-            };
             tokio::select! {
                 biased;
                 () = &mut shutdown => break,
                 Some(_) = connections.join_next() => {}
-                (permit, accepted) = accept => match accepted {
+                accepted = self.listener.accept() => match accepted {
                     Ok((stream, _)) => {
                         let (context, tls) = (self.context.clone(), self.tls.clone());
-                        connections.spawn(connection(context, tls, stream, permit));
+                        connections.spawn(connection(context, tls, stream, newcomers.enter()));
                     }
                     Err(error) => {
                         tracing::warn!("the streaming server cannot take a connection: {error}");
@@ -188,7 +184,7 @@ async fn connection<S: Streams>(
     context: Context<S>,
     tls: Option<Arc<Tls>>,
     stream: TcpStream,
-    new: Option<OwnedSemaphorePermit>,
+    newcomer: Newcomer,
 ) {
     if let Err(error) = prepare(&stream) {
         tracing::debug!("a client's connection cannot be set up: {error}");
@@ -199,7 +195,11 @@ async fn connection<S: Streams>(
         let wire = match tls {
             None => Wire::Plain(stream),
             Some(tls) => {
-                let accept = TlsAcceptor::from(tls.config()).accept(stream);
+                let accept = async {
+                    // Its files are looked at, which may take its time.
+                    let config = tokio::task::spawn_blocking(move || tls.config()).await?;
+                    TlsAcceptor::from(config).accept(stream).await
+                };
                 match tokio::time::timeout(HELLO, accept).await {
                     Ok(Ok(stream)) => Wire::Tls(Box::new(stream)),
                     Ok(Err(error)) => {
@@ -215,8 +215,12 @@ async fn connection<S: Streams>(
     let begun = tokio::select! {
         begun = tokio::time::timeout(BEGIN, begin) => begun.ok().flatten(),
         () = stop.cancelled() => None,
+        () = newcomer.has_to_go() => {
+            tracing::debug!("a connection that began no session makes room for another");
+            None
+        }
     };
-    drop(new);
+    drop(newcomer);
     let Some(Begin {
         session,
         transport,

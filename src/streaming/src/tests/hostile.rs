@@ -327,3 +327,20 @@ async fn half_open_sessions_leave_nothing() {
     }
     served.end().await;
 }
+
+#[tokio::test]
+async fn silent_connections_keep_nobody_out() {
+    let served = Served::new().await;
+    let mut silent = Vec::new();
+    for _ in 0..crate::server::MAX_NEW + 10 {
+        silent.push(TcpStream::connect(served.address).await.unwrap());
+    }
+    let mut raw = Raw::connect(&served.exec(&["cat"], wanted("io"))).await;
+    raw.send(&[Frame::Ping(1)]).await;
+    let answered = raw.until(|frame| matches!(frame, Frame::Ping(1))).await;
+    assert!(answered.is_some());
+    // Those that were there first made room.
+    assert_eq!(silent[0].read(&mut [0]).await.unwrap_or(0), 0);
+    drop((silent, raw));
+    served.end().await;
+}
