@@ -434,6 +434,32 @@ fn configured_limits_reach_the_process() {
 }
 
 #[test]
+fn configured_capabilities_and_sysctls_are_the_default_ones() {
+    let setup = node::Setup::default().config(serde_json::json!({
+        "containers": {
+            "default_capabilities": ["CHOWN", "KILL"],
+            "default_sysctls": { "net.ipv4.ip_unprivileged_port_start": "77", "kernel.shm_rmid_forced": "1" },
+        },
+    }));
+    world!(setup, async |node| {
+        let mut config = node.pod_config("defaults")?;
+        let linux = config.linux.get_or_insert_default();
+        linux
+            .sysctls
+            .insert("kernel.shm_rmid_forced".to_owned(), "0".to_owned());
+        let pod = node.run_pod_as(config).await?;
+        node.image("busybox:latest").await?;
+        let config = node::container("c", node::SLEEP);
+        let id = node.start_container(&pod, &config).await?;
+        let script = "grep CapEff /proc/1/status; cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/shm_rmid_forced";
+        let seen = node.cri().sh(&id, script).await?;
+        // CHOWN is bit 0, KILL bit 5; what the pod says itself is not overruled.
+        ensure!(seen == "CapEff:\t0000000000000021\n77\n0\n", "{seen}");
+        Ok(())
+    });
+}
+
+#[test]
 fn a_negative_oom_score_is_given_or_clamped_and_never_fails() {
     world!(async |node| {
         let pod = node.run_pod("oom-score").await?;
