@@ -6,6 +6,7 @@
 //!
 //! The reads of one request run on one blocking thread (network namespaces on another beside it), and a few requests at a
 //! time: whoever asks faster than that waits for their turn, and takes nothing from the threads that operations need.
+//! Metrics, which read much more, wait for each other alone.
 //!
 //! `parse` knows the words of the kernel's files, `cgroup` puts them together for either version, `reading` is what comes out.
 
@@ -45,8 +46,11 @@ use reading::{
     PodUse,
 };
 
-/// Requests whose files are read at the same time.
+/// Requests of statistics whose files are read at the same time.
 const AT_A_TIME: usize = 2;
+
+/// The same of metrics, which read several times as much of each container and look into its processes.
+const METRICS_AT_A_TIME: usize = 1;
 
 /// What is kept between readings.
 #[derive(Debug)]
@@ -54,7 +58,7 @@ pub(crate) struct Stats {
     files: CgroupFiles,
     rates: Rates,
     disk: Disk,
-    turns: Arc<Semaphore>,
+    turns: Turns,
     huge_page_sizes: Vec<String>,
 }
 
@@ -64,9 +68,42 @@ impl Stats {
             files: CgroupFiles::new(layout),
             rates: Rates::default(),
             disk: Disk::new(store),
-            turns: Arc::new(Semaphore::new(AT_A_TIME)),
+            turns: Turns::default(),
             huge_page_sizes: devices::huge_page_sizes(),
         }
+    }
+}
+
+/// What a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Statistics,
+    Metrics,
+}
+
+/// Whose turn it is to read. A turn lasts until everything is read, also after the client gave up, so metrics have their
+/// own: however long theirs take, kubelet gets the statistics that it evicts pods by.
+#[derive(Debug)]
+struct Turns {
+    statistics: Arc<Semaphore>,
+    metrics: Arc<Semaphore>,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self {
+            statistics: Arc::new(Semaphore::new(AT_A_TIME)),
+            metrics: Arc::new(Semaphore::new(METRICS_AT_A_TIME)),
+        }
+    }
+}
+
+impl Turns {
+    fn of(&self, asked: Asked) -> Arc<Semaphore> {
+        Arc::clone(match asked {
+            Asked::Statistics => &self.statistics,
+            Asked::Metrics => &self.metrics,
+        })
     }
 }
 
@@ -89,7 +126,7 @@ impl Engine {
         let container = self.container(id)?;
         let id = container.id.clone();
         let found = self
-            .read(std::slice::from_ref(&id), move |node| {
+            .read(Asked::Statistics, std::slice::from_ref(&id), move |node| {
                 node.container_use(&container, &mut SmallFile::default())
             })
             .await?;
@@ -105,7 +142,7 @@ impl Engine {
         containers: Vec<Arc<Container>>,
     ) -> Result<Vec<ContainerUse>, EngineError> {
         let ids: Vec<_> = containers.iter().map(|c| c.id.clone()).collect();
-        self.read(&ids, move |node| {
+        self.read(Asked::Statistics, &ids, move |node| {
             let mut buffer = SmallFile::default();
             node.container_uses(&containers, &mut buffer)
         })
@@ -133,8 +170,10 @@ impl Engine {
     /// None but those of a server that is about to end.
     pub async fn pod_stats_of(&self, pods: Vec<Arc<Pod>>) -> Result<Vec<PodUse>, EngineError> {
         let work = Work::new(self.world(), pods);
-        self.read(&work.containers(), move |node| node.pod_uses(&work))
-            .await
+        self.read(Asked::Statistics, &work.containers(), move |node| {
+            node.pod_uses(&work)
+        })
+        .await
     }
 
     /// Everything that metrics tell, of all pods that are ready.
@@ -149,18 +188,21 @@ impl Engine {
             .filter(|pod| pod.state == PodState::Ready);
         let pods = ready.cloned().collect();
         let work = Work::new(world, pods);
-        self.read(&work.containers(), move |node| node.pod_metrics(&work))
-            .await
+        self.read(Asked::Metrics, &work.containers(), move |node| {
+            node.pod_metrics(&work)
+        })
+        .await
     }
 
     async fn read<T: Send + 'static>(
         &self,
+        asked: Asked,
         containers: &[ContainerId],
         read: impl FnOnce(&Node) -> T + Send + 'static,
     ) -> Result<T, EngineError> {
         let stats = &self.node.stats;
         stats.disk.refresh(containers).await;
-        let turn = Arc::clone(&stats.turns).acquire_owned().await;
+        let turn = stats.turns.of(asked).acquire_owned().await;
         let node = Arc::clone(&self.node);
         let read = tokio::task::spawn_blocking(move || {
             let _turn = turn;

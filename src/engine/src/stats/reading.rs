@@ -257,7 +257,7 @@ pub struct HugePages {
 pub struct ProcessUse {
     /// Processes, threads not counted.
     pub processes: u64,
-    /// Open file descriptors; `None` if there are too many processes to look at.
+    /// Open file descriptors; `None` if there are too many processes to look at, or before Linux 6.2 too many descriptors.
     pub descriptors: Option<u64>,
     /// Open sockets; `None` if there are too many descriptors to look at.
     pub sockets: Option<u64>,
