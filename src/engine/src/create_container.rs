@@ -138,7 +138,10 @@ impl Node {
             }),
         };
         let committed = match made {
-            Ok(container) => self.ledger.add_container(container, seq).await,
+            Ok(container) => {
+                self.note_cpu_time_of_container(&container);
+                self.ledger.add_container(container, seq).await
+            }
             Err(error) => Err(error),
         };
         if let Err(error) = committed {

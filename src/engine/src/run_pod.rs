@@ -147,7 +147,10 @@ impl Node {
             }),
         };
         let committed = match made {
-            Ok(pod) => self.ledger.add_pod(pod, seq).await,
+            Ok(pod) => {
+                self.note_cpu_time_of_pod(&pod);
+                self.ledger.add_pod(pod, seq).await
+            }
             Err(error) => Err(error),
         };
         if let Err(error) = committed {

@@ -20,9 +20,9 @@ use spec::model::NamespaceMode;
 use state::{ContainerId, PodId};
 use storage::LayerStore;
 use sys::{cgroup::Layout, cgroup_files::CgroupFiles, small_file::SmallFile};
-use tokio::sync::Semaphore;
 
 mod cgroup;
+mod cpu_times;
 mod devices;
 mod disk;
 mod network;
@@ -30,27 +30,24 @@ mod parse;
 mod processes;
 mod rates;
 pub mod reading;
+mod turns;
 
 use crate::{
     Engine,
     error::{EngineError, in_full},
+    ledger::unix_now_ns,
     node::Node,
     teardown::joined,
     world::{Container, ContainerState, Pod, PodState, World},
 };
 use devices::DeviceNames;
 use disk::Disk;
-use rates::{Rates, Reading};
+use rates::Rates;
 use reading::{
     CgroupDetail, CgroupUse, ContainerMetrics, ContainerUse, LayersDisk, NetworkUse, PodMetrics,
     PodUse,
 };
-
-/// Requests of statistics whose files are read at the same time.
-const AT_A_TIME: usize = 2;
-
-/// The same of metrics, which read several times as much of each container and look into its processes.
-const METRICS_AT_A_TIME: usize = 1;
+use turns::{Asked, Turns};
 
 /// What is kept between readings.
 #[derive(Debug)]
@@ -71,39 +68,6 @@ impl Stats {
             turns: Turns::default(),
             huge_page_sizes: devices::huge_page_sizes(),
         }
-    }
-}
-
-/// What a request asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asked {
-    Statistics,
-    Metrics,
-}
-
-/// Whose turn it is to read. A turn lasts until everything is read, also after the client gave up, so metrics have their
-/// own: however long theirs take, kubelet gets the statistics that it evicts pods by.
-#[derive(Debug)]
-struct Turns {
-    statistics: Arc<Semaphore>,
-    metrics: Arc<Semaphore>,
-}
-
-impl Default for Turns {
-    fn default() -> Self {
-        Self {
-            statistics: Arc::new(Semaphore::new(AT_A_TIME)),
-            metrics: Arc::new(Semaphore::new(METRICS_AT_A_TIME)),
-        }
-    }
-}
-
-impl Turns {
-    fn of(&self, asked: Asked) -> Arc<Semaphore> {
-        Arc::clone(match asked {
-            Asked::Statistics => &self.statistics,
-            Asked::Metrics => &self.metrics,
-        })
     }
 }
 
@@ -279,74 +243,36 @@ fn has_own_cgroup(pod: &Pod, parents: &HashMap<&str, usize>) -> bool {
     named_so || pod.own_cgroups.first().is_some_and(|own| own == parent)
 }
 
-impl Node {
-    /// Reads the CPU time of everything that runs already, so that the first request can tell a rate.
-    pub(crate) fn note_cpu_times(&self) {
-        let world = self.ledger.world();
-        let work = Work::new(Arc::clone(&world), world.pods.values().cloned().collect());
-        let mut buffer = SmallFile::default();
-        let parents = work.parents();
-        let own = work.pods.iter().filter(|pod| has_own_cgroup(pod, &parents));
-        let pods = own.map(|pod| (pod.id.as_str(), pod.cgroup_parent.as_str()));
-        let running = work.running.values().flatten();
-        let containers =
-            running.map(|container| (container.id.as_str(), container.cgroup.as_str()));
-        for (id, path) in pods.chain(containers) {
-            let at_unix_ns = self.ledger.timestamp();
-            if let Ok(cgroup) = self.stats.files.of(path)
-                && let Some(usage_ns) = cgroup::cpu_time(&cgroup, &mut buffer)
-            {
-                let reading = Reading {
-                    at_unix_ns,
-                    usage_ns,
-                };
-                self.stats.rates.note(id, reading);
-            }
-        }
-    }
+/// Whether its cgroup is its own; an exited container's may be another's by now.
+fn has_cgroup(container: &Container) -> bool {
+    matches!(
+        container.state,
+        ContainerState::Created | ContainerState::Running
+    )
+}
 
+impl Node {
     fn forget_the_gone(&self) {
         let world = self.ledger.world();
         let (pods, containers) = (world.pods.len(), world.containers.len());
-        let is_container = |id: &str| world.containers.contains_key(id);
-        self.stats.rates.retain(pods + containers, |id| {
-            is_container(id) || world.pods.contains_key(id)
-        });
-        self.stats.disk.retain(containers, is_container);
+        let rates = &self.stats.rates;
+        rates.retain(2 * pods + containers, || self.counted_cgroups());
+        self.stats
+            .disk
+            .retain(containers, |id| world.containers.contains_key(id));
     }
 
-    fn cgroup_use(
-        &self,
-        id: &str,
-        path: &str,
-        since_unix_ns: i64,
-        buffer: &mut SmallFile,
-    ) -> Option<CgroupUse> {
+    fn cgroup_use(&self, path: &str, buffer: &mut SmallFile) -> Option<CgroupUse> {
         let cgroup = self.stats.files.of(path).ok()?;
-        let at_unix_ns = self.ledger.timestamp();
-        let mut found = cgroup::usage(&cgroup, buffer)?;
-        found.at_unix_ns = at_unix_ns;
-        if let Some(cpu) = &mut found.cpu {
-            let reading = Reading {
-                at_unix_ns,
-                usage_ns: cpu.usage_ns,
-            };
-            cpu.nano_cores = self.stats.rates.of(id, reading, since_unix_ns);
-        }
-        Some(found)
+        cgroup::usage(&cgroup, buffer, |reading| {
+            self.stats.rates.of(path, reading)
+        })
     }
 
     fn container_use(&self, container: &Arc<Container>, buffer: &mut SmallFile) -> ContainerUse {
-        let since = container
-            .started_at_unix_ns
-            .max(container.created_at_unix_ns);
-        // An exited container's cgroup may be another's by now.
-        let cgroup = matches!(
-            container.state,
-            ContainerState::Created | ContainerState::Running
-        )
-        .then(|| self.cgroup_use(container.id.as_str(), &container.cgroup, since, buffer))
-        .flatten();
+        let cgroup = has_cgroup(container)
+            .then(|| self.cgroup_use(&container.cgroup, buffer))
+            .flatten();
         ContainerUse {
             container: Arc::clone(container),
             cgroup,
@@ -367,15 +293,14 @@ impl Node {
     }
 
     /// What is in a pod's cgroup beside its containers'.
-    fn pause_use(&self, pod: &Pod, buffer: &mut SmallFile) -> Option<CgroupUse> {
+    fn pause_cgroup(&self, pod: &Pod) -> Option<String> {
         if !pod.has_pause || pod.released {
             return None;
         }
         let systemd = self.config.systemd_cgroup;
         let name =
             spec::cgroup::CgroupName::new(systemd, &pod.cgroup_parent, pod.id.as_str()).ok()?;
-        let path = format!("/{}", name.directory.display());
-        self.cgroup_use(pod.id.as_str(), &path, pod.created_at_unix_ns, buffer)
+        Some(format!("/{}", name.directory.display()))
     }
 
     fn pod_use(
@@ -389,10 +314,10 @@ impl Node {
             return None;
         }
         if has_own_cgroup(pod, parents) {
-            let (id, parent) = (pod.id.as_str(), &pod.cgroup_parent);
-            return self.cgroup_use(id, parent, pod.created_at_unix_ns, buffer);
+            return self.cgroup_use(&pod.cgroup_parent, buffer);
         }
-        let pause = self.pause_use(pod, buffer);
+        let pause = self.pause_cgroup(pod);
+        let pause = pause.and_then(|path| self.cgroup_use(&path, buffer));
         let parts = containers.iter().filter_map(|one| one.cgroup.as_ref());
         cgroup::sum(parts.chain(&pause))
     }
@@ -509,7 +434,7 @@ impl Node {
             tracing::warn!(error = in_full(&error), "no network statistics");
             Vec::new()
         });
-        let at_unix_ns = self.ledger.timestamp();
+        let at_unix_ns = unix_now_ns();
         let networks = own
             .into_iter()
             .zip(texts)

@@ -48,14 +48,3 @@ fn a_cgroup_is_a_pods_own_only_when_nobody_else_is_in_it(
     let parents = HashMap::from([(parent, sharing)]);
     assert_eq!(has_own_cgroup(&pod(uid, parent, own), &parents), wanted);
 }
-
-#[test]
-fn metrics_take_no_turn_from_statistics() {
-    let turns = Turns::default();
-    let mut metrics = Vec::new();
-    while let Ok(turn) = turns.of(Asked::Metrics).try_acquire_owned() {
-        metrics.push(turn);
-    }
-    assert!(!metrics.is_empty());
-    assert!(turns.of(Asked::Statistics).try_acquire_owned().is_ok());
-}

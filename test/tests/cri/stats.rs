@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     convert::Infallible,
     fs,
+    path::Path,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -108,6 +109,16 @@ fn memory(stats: &cri::ContainerStats) -> Result<&cri::MemoryUsage> {
     stats.memory.as_ref().context("no memory in the stats")
 }
 
+/// A container's stats once they have a rate, which takes a tenth of a second.
+async fn with_rate(node: &Node, id: &str) -> Result<cri::ContainerStats> {
+    settle::until("there is a rate", async || {
+        let stats = container_stats(node, id).await?;
+        let rate = value(cpu(&stats)?.usage_nano_cores);
+        Ok(rate.is_some().then_some(stats))
+    })
+    .await
+}
+
 /// A container that may use 64 MiB of memory and half a CPU.
 fn limited(name: &str, script: &str) -> cri::ContainerConfig {
     let mut config = node::container(name, script);
@@ -131,17 +142,18 @@ async fn kubelet_pod(node: &Node, name: &str) -> Result<Pod> {
 }
 
 #[test]
-fn cpu_time_is_counted_and_has_a_rate_from_the_first_call_on() {
+fn cpu_time_is_counted_and_has_a_rate_from_the_start_on() {
     world!(async |node| {
         let pod = node.run_pod("cpu").await?;
         let (busy, idle) = (
             node.run(&pod, "busy", BURN).await?,
             node.run(&pod, "idle", "sleep 3600").await?,
         );
-        let first = container_stats(node, &busy).await?;
+        let first = with_rate(node, &busy).await?;
+        let used = value(cpu(&first)?.usage_core_nano_seconds).unwrap_or(0);
         ensure!(
-            value(cpu(&first)?.usage_nano_cores).is_some(),
-            "no rate at the first call: {first:?}"
+            used < 1_000_000_000,
+            "the first rate took {used} ns of CPU time"
         );
         let second = settle::until("a second of CPU time is used", async || {
             let now = container_stats(node, &busy).await?;
@@ -158,12 +170,61 @@ fn cpu_time_is_counted_and_has_a_rate_from_the_first_call_on() {
             (1..=1_100_000_000).contains(&rate),
             "one busy loop uses {rate} billionths of a core"
         );
-        let idle = container_stats(node, &idle).await?;
+        let idle = with_rate(node, &idle).await?;
         let idle_rate = value(cpu(&idle)?.usage_nano_cores).context("no rate")?;
         ensure!(
             idle_rate < rate / 2,
             "the idle one uses {idle_rate}, the busy one {rate}"
         );
+        Ok(())
+    });
+}
+
+#[test]
+fn a_sandbox_made_anew_is_not_charged_with_what_its_cgroup_used_before() {
+    world!(async |node| {
+        let cri = node.cri();
+        let pod = kubelet_pod(node, "again").await?;
+        let busy = node.run(&pod, "busy", BURN).await?;
+        settle::until_true("two seconds of CPU time are used", async || {
+            let stats = container_stats(node, &busy).await?;
+            let used = value(cpu(&stats)?.usage_core_nano_seconds);
+            Ok(used.unwrap_or(0) > 2_000_000_000)
+        })
+        .await?;
+        // Kubelet's cgroups of pods are its own, and outlive their sandboxes.
+        let mut config = pod.config.clone();
+        let parent = config.linux.clone().unwrap_or_default().cgroup_parent;
+        let parent = ["cpuacct", "cpu,cpuacct", ""]
+            .map(|tree| Path::new("/sys/fs/cgroup").join(tree))
+            .map(|mount| mount.join(parent.trim_start_matches('/')))
+            .into_iter()
+            .find(|dir| dir.is_dir())
+            .context("no cgroup of the pod")?;
+        let keeper = parent.join("keeper");
+        fs::create_dir(&keeper)?;
+        cri.stop_pod(&pod.id).await?;
+        cri.remove_pod(&pod.id).await?;
+        ensure!(parent.is_dir(), "the pod's cgroup is gone");
+        if let Some(metadata) = &mut config.metadata {
+            metadata.attempt += 1;
+        }
+        let again = node.run_pod_as(config).await?;
+        let (rate, used) = settle::until("there is a rate", async || {
+            let stats = pod_stats(node, &again.id).await?;
+            let cpu = stats.linux.and_then(|linux| linux.cpu).context("no CPU")?;
+            let rate = value(cpu.usage_nano_cores);
+            Ok(rate.zip(value(cpu.usage_core_nano_seconds)))
+        })
+        .await?;
+        ensure!(used > 2_000_000_000, "{used} ns: another cgroup");
+        // It ran on one CPU all the time.
+        ensure!(rate < 1_200_000_000, "{rate} billionths of a core");
+        cri.stop_pod(&again.id).await?;
+        cri.remove_pod(&again.id).await?;
+        fs::remove_dir(&keeper)?;
+        fs::remove_dir(&parent)?;
+        fs::remove_dir(parent.parent().context("no parent")?)?;
         Ok(())
     });
 }
@@ -679,16 +740,12 @@ fn a_process_killed_for_memory_is_an_oom_event() {
 }
 
 #[test]
-fn a_new_server_tells_rates_at_once() {
+fn a_new_server_tells_rates() {
     world!(async |node| {
         let (_, id) = node.sleeper("restarted").await?;
         node.kill_server()?;
         node.start_server().await?;
-        let stats = container_stats(node, &id).await?;
-        ensure!(
-            value(cpu(&stats)?.usage_nano_cores).is_some(),
-            "no rate: {stats:?}"
-        );
+        with_rate(node, &id).await?;
         Ok(())
     });
 }

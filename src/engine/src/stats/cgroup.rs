@@ -3,34 +3,48 @@
 //! Version 1 and 2 count the same things under other names, in other units and in other places; from here on there is no
 //! difference. Whatever a kernel does not count is left out, never guessed.
 
+use std::time::Instant;
+
 use sys::{cgroup_files::OneCgroup, small_file::SmallFile};
 
 use super::{
     parse::{self, Flat, Limit},
+    rates::Reading,
     reading::{
         CgroupDetail, CgroupUse, CpuLimits, CpuUse, Faults, HugePages, MemoryLimits, MemoryUse,
         Pressure, SwapUse, Throttling,
     },
 };
+use crate::ledger::unix_now_ns;
 
 /// Nanoseconds of a microsecond, the unit of version 2.
 const US: u64 = 1_000;
 
-/// CPU time used by the cgroup so far; `None` if it is gone.
-pub(super) fn cpu_time(cgroup: &OneCgroup<'_>, buffer: &mut SmallFile) -> Option<u64> {
-    if cgroup.is_v2() {
+/// CPU time used by the cgroup so far, and when that was; `None` if it is gone.
+pub(super) fn cpu_time(cgroup: &OneCgroup<'_>, buffer: &mut SmallFile) -> Option<Reading> {
+    let usage_ns = if cgroup.is_v2() {
         let stat = Flat(cgroup.read("cpu", "cpu.stat", buffer)?);
-        Some(stat.get("usage_usec")?.saturating_mul(US))
+        stat.get("usage_usec")?.saturating_mul(US)
     } else {
-        parse::number(cgroup.read("cpuacct", "cpuacct.usage", buffer)?)
-    }
+        parse::number(cgroup.read("cpuacct", "cpuacct.usage", buffer)?)?
+    };
+    Some(Reading {
+        at: Instant::now(),
+        usage_ns,
+    })
 }
 
-/// What the cgroup uses; `None` if it is gone. The rate is left to [`super::rates`], and so is the time.
-pub(super) fn usage(cgroup: &OneCgroup<'_>, buffer: &mut SmallFile) -> Option<CgroupUse> {
-    let cpu = cpu_time(cgroup, buffer).map(|usage_ns| CpuUse {
-        usage_ns,
-        nano_cores: None,
+/// What the cgroup uses; `None` if it is gone. `rate` knows the readings before.
+pub(super) fn usage(
+    cgroup: &OneCgroup<'_>,
+    buffer: &mut SmallFile,
+    rate: impl FnOnce(Reading) -> Option<u64>,
+) -> Option<CgroupUse> {
+    let reading = cpu_time(cgroup, buffer);
+    let at_unix_ns = unix_now_ns();
+    let cpu = reading.map(|reading| CpuUse {
+        usage_ns: reading.usage_ns,
+        nano_cores: rate(reading),
         pressure: pressure(cgroup, "cpu.pressure", buffer),
     });
     let memory = memory(cgroup, buffer);
@@ -39,7 +53,7 @@ pub(super) fn usage(cgroup: &OneCgroup<'_>, buffer: &mut SmallFile) -> Option<Cg
     }
     let (memory, swap) = memory.map_or((None, None), |(memory, swap)| (Some(memory), swap));
     Some(CgroupUse {
-        at_unix_ns: 0,
+        at_unix_ns,
         cpu,
         memory,
         swap,

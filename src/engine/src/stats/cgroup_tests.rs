@@ -130,14 +130,27 @@ fn v2() -> (TempDir, CgroupFiles) {
     (root, CgroupFiles::new(Layout::V2 { mount }))
 }
 
+fn no_rate(_: Reading) -> Option<u64> {
+    None
+}
+
 #[test]
 fn both_versions_tell_the_same_usage() {
     let mut buffer = SmallFile::default();
     for (_root, files) in [v1(), v2()] {
         let cgroup = files.of("/p/c").unwrap();
-        assert_eq!(cpu_time(&cgroup, &mut buffer), Some(5_000_000_000));
-        let found = usage(&cgroup, &mut buffer).unwrap();
+        let reading = cpu_time(&cgroup, &mut buffer).unwrap();
+        assert_eq!(reading.usage_ns, 5_000_000_000);
+        let (before, before_unix_ns) = (Instant::now(), unix_now_ns());
+        let found = usage(&cgroup, &mut buffer, |reading| {
+            // Taken with the number, not before all reads or after them.
+            assert!((before..=Instant::now()).contains(&reading.at));
+            Some(reading.usage_ns / 10)
+        })
+        .unwrap();
+        assert!((before_unix_ns..=unix_now_ns()).contains(&found.at_unix_ns));
         let cpu = found.cpu.unwrap();
+        assert_eq!(cpu.nano_cores, Some(500_000_000));
         assert_eq!(cpu.usage_ns, 5_000_000_000);
         let memory = found.memory.unwrap();
         assert_eq!(memory.usage_bytes, 10_000_000);
@@ -222,7 +235,7 @@ fn what_is_gone_is_nothing_and_what_is_not_limited_has_no_rest() {
     for (root, files) in [v1(), v2()] {
         let gone = files.of("/p/gone").unwrap();
         assert_eq!(cpu_time(&gone, &mut buffer), None);
-        assert_eq!(usage(&gone, &mut buffer), None);
+        assert_eq!(usage(&gone, &mut buffer, no_rate), None);
         assert_eq!(detail(&gone, &[], &mut buffer), CgroupDetail::default());
         if files.is_v2() {
             put(root.path(), "", "memory.max", "max\n");
@@ -234,7 +247,7 @@ fn what_is_gone_is_nothing_and_what_is_not_limited_has_no_rest() {
             put(root.path(), "cpu", "cpu.cfs_quota_us", "-1\n");
         }
         let cgroup = files.of("/p/c").unwrap();
-        let found = usage(&cgroup, &mut buffer).unwrap();
+        let found = usage(&cgroup, &mut buffer, no_rate).unwrap();
         assert_eq!(found.memory.unwrap().available_bytes, None);
         assert_eq!(found.swap.unwrap().available_bytes, None);
         let found = detail(&cgroup, &[], &mut buffer);
@@ -248,7 +261,7 @@ fn what_is_gone_is_nothing_and_what_is_not_limited_has_no_rest() {
 fn a_sum_is_as_whole_as_its_parts() {
     let mut buffer = SmallFile::default();
     let (_root, files) = v2();
-    let one = usage(&files.of("/p/c").unwrap(), &mut buffer).unwrap();
+    let one = usage(&files.of("/p/c").unwrap(), &mut buffer, no_rate).unwrap();
     assert_eq!(sum([].into_iter()), None);
     let alone = sum([&one].into_iter()).unwrap();
     assert_eq!(alone.cpu.unwrap().usage_ns, 5_000_000_000);
@@ -262,7 +275,7 @@ fn a_sum_is_as_whole_as_its_parts() {
         ..one
     };
     let both = sum([&one, &unlimited].into_iter()).unwrap();
-    assert_eq!(both.at_unix_ns, 7);
+    assert_eq!(both.at_unix_ns, one.at_unix_ns.max(7));
     assert_eq!(both.cpu.unwrap().usage_ns, 10_000_000_000);
     assert_eq!(both.memory.unwrap().usage_bytes, 20_000_000);
     assert_eq!(both.memory.unwrap().available_bytes, None);

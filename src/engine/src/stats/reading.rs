@@ -68,7 +68,7 @@ pub struct SwapUse {
 /// What one cgroup uses. Whatever the kernel does not count is `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct CgroupUse {
-    /// When it was read; later at each reading.
+    /// When it was read, by the node's clock.
     pub at_unix_ns: i64,
     /// CPU time.
     pub cpu: Option<CpuUse>,
