@@ -214,6 +214,7 @@ pub struct Ending {
 #[must_use]
 pub fn started(container: &Container, at_unix_ns: i64) -> Container {
     let mut next = container.clone();
+    let at_unix_ns = not_before_created(container, at_unix_ns);
     next.started_at_unix_ns = at_unix_ns;
     if container.state == ContainerState::Created {
         next.state = ContainerState::Running;
@@ -246,6 +247,7 @@ pub fn ended(container: &Container, ending: Ending) -> Option<Container> {
 #[must_use]
 pub fn start_failed(container: &Container, why: &str, at_unix_ns: i64) -> Container {
     let mut next = container.clone();
+    let at_unix_ns = not_before_created(container, at_unix_ns);
     next.state = ContainerState::Exited;
     next.finished_at_unix_ns = at_unix_ns;
     next.started_at_unix_ns = at_unix_ns;
@@ -272,6 +274,11 @@ pub fn lost(container: &Container, why: &str, at_unix_ns: i64) -> Option<Contain
     Some(next)
 }
 
+/// Times of one container go on, also after the node's clock was set back.
+fn not_before_created(container: &Container, at_unix_ns: i64) -> i64 {
+    at_unix_ns.max(container.created_at_unix_ns)
+}
+
 fn reason(ending: Ending) -> &'static str {
     match ending {
         Ending {
@@ -279,5 +286,32 @@ fn reason(ending: Ending) -> &'static str {
         } => "OOMKilled",
         Ending { code: 0, .. } => "Completed",
         Ending { .. } => "Error",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use state::PodId;
+
+    use super::*;
+    use crate::samples;
+
+    #[test]
+    fn times_of_a_container_go_on_after_the_clock_was_set_back() {
+        let created = Container {
+            state: ContainerState::Created,
+            created_at_unix_ns: 100,
+            started_at_unix_ns: 0,
+            ..samples::container(&PodId::random())
+        };
+        for (now, wanted) in [(150, 150), (100, 100), (50, 100)] {
+            let running = started(&created, now);
+            assert_eq!(running.started_at_unix_ns, wanted, "started at {now}");
+            let failed = start_failed(&created, "no", now);
+            let times = (failed.started_at_unix_ns, failed.finished_at_unix_ns);
+            assert_eq!(times, (wanted, wanted), "failed at {now}");
+            let lost = lost(&running, "gone", now).map(|lost| lost.finished_at_unix_ns);
+            assert_eq!(lost, Some(wanted), "lost at {now}");
+        }
     }
 }
