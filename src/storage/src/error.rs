@@ -154,6 +154,11 @@ impl StorageError {
         )
     }
 
+    /// Whether a file of the store that was asked for is not there.
+    pub fn is_absent(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+
     /// A closure for `map_err` on a call that concerns a file of the store.
     pub(crate) fn io<E: Into<io::Error>>(
         doing: &'static str,

@@ -43,5 +43,5 @@ pub use layers::{LayerStore, Unpacked};
 pub use limits::{Limit, UnpackLimits};
 pub use rootfs::{IdShift, Rootfs};
 pub use tarball::TarError;
-pub use usage::Usage;
+pub use usage::{Measurement, Usage};
 pub use volume::{Volume, VolumeBudget, VolumeOrder};

@@ -30,10 +30,10 @@ fn trees_deeper_than_any_path() {
     fs::create_dir(&tree).unwrap();
     deep_chain(&tree, 300);
     // The directory itself, and a file and a directory at each depth.
-    assert_eq!(measure(&tree).unwrap().inodes, 601);
+    assert_eq!(measure(&tree).unwrap().usage.inodes, 601);
     fs::create_dir_all(tree.join("a/b")).unwrap();
     fs::create_dir_all(tree.join("z/b")).unwrap();
-    assert_eq!(measure(&tree).unwrap().inodes, 605);
+    assert_eq!(measure(&tree).unwrap().usage.inodes, 605);
     let trash = Trash::open(&trash).unwrap();
     trash.put(&tree).unwrap();
     trash.settle();
@@ -51,8 +51,8 @@ fn links_are_not_followed() {
     fs::create_dir_all(tree.join("sub")).unwrap();
     symlink(&outside, tree.join("sub/link")).unwrap();
     symlink(outside.join("file"), tree.join("link")).unwrap();
-    assert_eq!(measure(&tree).unwrap().inodes, 4);
-    assert!(measure(&tree).unwrap().bytes < 50_000);
+    assert_eq!(measure(&tree).unwrap().usage.inodes, 4);
+    assert!(measure(&tree).unwrap().usage.bytes < 50_000);
     let top = rustix::fs::openat(CWD, dir.path(), OFlags::PATH, Mode::empty()).unwrap();
     remove_at(top.as_fd(), b"tree").unwrap();
     assert!(!tree.exists());
@@ -72,7 +72,7 @@ fn files_of_several_names_count_once() {
     let alone = measure(dir.path()).unwrap();
     fs::hard_link(dir.path().join("one"), dir.path().join("two")).unwrap();
     assert_eq!(measure(dir.path()).unwrap(), alone);
-    assert_eq!(alone.inodes, 2);
+    assert_eq!(alone.usage.inodes, 2);
 }
 
 #[test]

@@ -17,7 +17,7 @@ use std::{
 use state::ChainId;
 use sys::mount::{OverlayMount, UpperDirs};
 
-use crate::{LayerStore, StorageError, Usage, tree, usage, volume};
+use crate::{LayerStore, Measurement, StorageError, tree, usage, volume};
 
 /// How many directories below the writable one an overlay takes.
 const MIN_LOWER_READONLY: usize = 2;
@@ -54,7 +54,10 @@ pub trait Rootfs: Send + Sync {
     fn unmount(&self, container: &str, target: &Path) -> Result<(), StorageError>;
 
     /// What the container's writable layer takes. Walks through it, so it takes as long as the container has files.
-    fn writable_usage(&self, container: &str) -> Result<Usage, StorageError>;
+    ///
+    /// # Errors
+    /// Besides others, [`StorageError::is_absent`]: it has none.
+    fn writable_usage(&self, container: &str) -> Result<Measurement, StorageError>;
 }
 
 impl Rootfs for LayerStore {
@@ -90,7 +93,7 @@ impl Rootfs for LayerStore {
         self.inner().trash.put(&dir)
     }
 
-    fn writable_usage(&self, container: &str) -> Result<Usage, StorageError> {
+    fn writable_usage(&self, container: &str) -> Result<Measurement, StorageError> {
         let dir = self.container_dir(container)?;
         let mut usage = usage::measure(&dir.join("upper"))?;
         if dir.join(volume::DIRECTORY).is_dir() {

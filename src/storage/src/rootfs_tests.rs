@@ -100,10 +100,10 @@ fn layers_upon_each_other() {
     let found = options.iter().find(|mount| mount.target == target).unwrap();
     assert!(found.super_options.contains("volatile"), "{found:?}");
 
-    let before = fixture.store.writable_usage("c1").unwrap();
+    let before = fixture.store.writable_usage("c1").unwrap().usage;
     fs::write(target.join("new"), vec![7; 100_000]).unwrap();
     fs::remove_file(target.join("base")).unwrap();
-    let after = fixture.store.writable_usage("c1").unwrap();
+    let after = fixture.store.writable_usage("c1").unwrap().usage;
     assert!(after.bytes >= before.bytes + 100_000);
     assert_eq!(after.inodes, before.inodes + 2);
 

@@ -438,7 +438,9 @@ mod tests {
         let time = |path: &Path| fs::metadata(path).unwrap().modified().unwrap();
         assert_eq!(time(&made.join("sub")), time(&data.join("sub")));
         fs::create_dir(fixture.dir.path().join("store/containers/c1/upper")).unwrap();
-        let usage = crate::Rootfs::writable_usage(&fixture.store, "c1").unwrap();
+        let usage = crate::Rootfs::writable_usage(&fixture.store, "c1")
+            .unwrap()
+            .usage;
         assert!(usage.inodes >= 7, "the volume counts: {usage:?}");
         assert!(
             fixture

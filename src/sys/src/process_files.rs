@@ -80,7 +80,7 @@ mod tests {
         // A process of its own: the other tests of this one open and close what they like.
         let (one, mut other) = UnixStream::pair().unwrap();
         let mut child = std::process::Command::new("cat")
-            .stdin(std::os::fd::OwnedFd::from(one))
+            .stdin(OwnedFd::from(one))
             .stdout(std::process::Stdio::piped())
             .stderr(std::process::Stdio::null())
             .spawn()

@@ -14,7 +14,7 @@ use std::{
 };
 
 use state::ContainerId;
-use storage::{LayerStore, Rootfs as _};
+use storage::{LayerStore, Measurement, Rootfs as _, StorageError};
 use tokio::sync::Notify;
 
 use super::{
@@ -85,6 +85,27 @@ impl Layer {
         let age = now.saturating_duration_since(self.at);
         age >= MIN_AGE.max(self.took.saturating_mul(AGE_FACTOR))
     }
+}
+
+/// What is known of a layer after it was measured again. A measurement that failed tells nothing new, and one that missed
+/// something only that it is as much as was seen.
+fn newest(
+    before: Option<DiskUse>,
+    found: Result<Measurement, StorageError>,
+    at_unix_ns: i64,
+) -> Option<DiskUse> {
+    let found = match found {
+        Ok(found) => found,
+        Err(error) if error.is_absent() => return None,
+        Err(_) => return before,
+    };
+    let least = before.filter(|_| found.is_partial);
+    let least = least.map_or((0, 0), |before| (before.bytes, before.inodes));
+    Some(DiskUse {
+        at_unix_ns,
+        bytes: found.usage.bytes.max(least.0),
+        inodes: found.usage.inodes.max(least.1),
+    })
 }
 
 impl Disk {
@@ -207,22 +228,18 @@ impl Shared {
                 id
             };
             let begin = Instant::now();
-            let usage = match self.store.writable_usage(id.as_str()) {
-                Ok(usage) => Some(DiskUse {
-                    at_unix_ns: unix_now_ns(),
-                    bytes: usage.bytes,
-                    inodes: usage.inodes,
-                }),
-                Err(error) => {
-                    tracing::debug!(container = %id, error = in_full(&error), "no writable layer to measure");
-                    None
-                }
-            };
+            let found = self.store.writable_usage(id.as_str());
+            if let Err(error) = &found {
+                tracing::debug!(container = %id, error = in_full(error), "no measurement of a writable layer");
+            }
+            let at_unix_ns = unix_now_ns();
             let took = begin.elapsed();
             let at = Instant::now();
             {
                 let mut state = self.state();
                 state.pending.remove(&id);
+                let before = state.layers.get(&id).and_then(|layer| layer.usage);
+                let usage = newest(before, found, at_unix_ns);
                 state.layers.insert(id, Layer { at, took, usage });
             }
             self.measured.notify_waiters();
@@ -275,5 +292,52 @@ mod tests {
             usage: None,
         };
         assert_eq!(layer.is_due(at + Duration::from_millis(age_ms)), due);
+    }
+
+    #[test]
+    fn the_last_measurement_holds_until_there_is_a_better_one() {
+        let layer = |at_unix_ns, bytes, inodes| {
+            Some(DiskUse {
+                at_unix_ns,
+                bytes,
+                inodes,
+            })
+        };
+        let found = |bytes, inodes, is_partial| {
+            Ok(Measurement {
+                usage: storage::Usage { bytes, inodes },
+                is_partial,
+            })
+        };
+        let failed = |errno: std::io::ErrorKind| {
+            Err(StorageError::Io {
+                doing: "measure",
+                path: "/upper".into(),
+                source: errno.into(),
+            })
+        };
+        let before = layer(1, 500, 50);
+        for (case, before, found, wanted) in [
+            ("first", None, found(7, 3, false), layer(2, 7, 3)),
+            ("less", before, found(7, 3, false), layer(2, 7, 3)),
+            ("part", before, found(7, 3, true), layer(2, 500, 50)),
+            ("more", before, found(700, 3, true), layer(2, 700, 50)),
+            ("first part", None, found(7, 3, true), layer(2, 7, 3)),
+            ("gone", before, failed(std::io::ErrorKind::NotFound), None),
+            (
+                "failed",
+                before,
+                failed(std::io::ErrorKind::PermissionDenied),
+                before,
+            ),
+            (
+                "failed at first",
+                None,
+                failed(std::io::ErrorKind::PermissionDenied),
+                None,
+            ),
+        ] {
+            assert_eq!(newest(before, found, 2), wanted, "{case}");
+        }
     }
 }
