@@ -246,7 +246,8 @@ fn memory_detail(cgroup: &OneCgroup<'_>, detail: &mut CgroupDetail, buffer: &mut
     let limit = |text: Option<String>| Some(parse::limit(&text?)?.value().unwrap_or(0));
     detail.memory_limits = MemoryLimits {
         limit_bytes: limit(read("memory.limit_in_bytes", "memory.max")),
-        reservation_bytes: limit(read("memory.soft_limit_in_bytes", "memory.low")),
+        // Of version 2's two, the one that cAdvisor tells: what is never taken.
+        reservation_bytes: limit(read("memory.soft_limit_in_bytes", "memory.min")),
         swap_bytes: limit(read("memory.memsw.limit_in_bytes", "memory.swap.max")),
     };
     detail.max_usage_bytes = read("memory.max_usage_in_bytes", "memory.peak")

@@ -73,7 +73,8 @@ const V2: &[(&str, &str)] = &[
     ("cpu.weight", "39\n"),
     ("memory.current", "10000000\n"),
     ("memory.max", "67108864\n"),
-    ("memory.low", "0\n"),
+    ("memory.low", "5000000\n"),
+    ("memory.min", "3000000\n"),
     ("memory.swap.max", "67108864\n"),
     ("memory.swap.current", "4096\n"),
     ("memory.peak", "12000000\n"),
@@ -211,7 +212,7 @@ fn both_versions_tell_the_same_details() {
             found.memory_limits,
             MemoryLimits {
                 limit_bytes: Some(LIMIT),
-                reservation_bytes: Some(0),
+                reservation_bytes: Some(if v2 { 3_000_000 } else { 0 }),
                 swap_bytes: Some(if v2 { LIMIT } else { 2 * LIMIT }),
             }
         );

@@ -220,7 +220,7 @@ pub struct Faults {
 pub struct MemoryLimits {
     /// Memory.
     pub limit_bytes: Option<u64>,
-    /// What is left alone as long as there is enough for all.
+    /// What is left alone: on version 1 the soft limit, as long as there is enough for all; on version 2 `memory.min`.
     pub reservation_bytes: Option<u64>,
     /// Memory and swap on version 1, swap alone on version 2, as the kernel counts it.
     pub swap_bytes: Option<u64>,
