@@ -125,15 +125,12 @@ fn container_message(
         of_cgroup(subject, &base, &mut metrics);
         let inside = InContainer { found, disk };
         for descriptor in TABLE {
-            let (values, at) = match descriptor.source {
-                Source::Container(of) => (of(inside), usage.at_unix_ns),
-                Source::Layer(of) => {
-                    let at = found.usage.disk.map_or(0, |disk| disk.at_unix_ns);
-                    (of(inside), at)
-                }
-                Source::Cgroup(_) | Source::Network(_) => continue,
-            };
-            add(descriptor, values, at, &base, &mut metrics);
+            // A layer was measured some time ago, but Prometheus wants one time of all: with the old one, what was read of
+            // the layer's filesystem meanwhile would be another value at the same time, and the series have gaps.
+            if let Source::Container(of) | Source::Layer(of) = descriptor.source {
+                let at = usage.at_unix_ns;
+                add(descriptor, of(inside), at, &base, &mut metrics);
+            }
         }
     }
     cri::ContainerMetrics {

@@ -20,7 +20,7 @@ pub(super) enum Source {
     Cgroup(fn(Subject<'_>) -> Vec<Value>),
     /// Containers alone.
     Container(fn(InContainer<'_>) -> Vec<Value>),
-    /// Containers' writable layers, which are measured at other times.
+    /// Containers' writable layers, which are measured beside the requests.
     Layer(fn(InContainer<'_>) -> Vec<Value>),
     /// Interfaces of pods.
     Network(fn(&Interface) -> u64),

@@ -1,6 +1,6 @@
 //! The metrics: name, help, labels of its own, kind, and where its values come from.
 
-use engine::stats::reading::{DeviceUse, HugePages, Pressure, ProcessUse};
+use engine::stats::reading::{DeviceUse, HugePages, Pressure, ProcessUse, Throttling};
 
 use super::descriptor::Kind::{Counter, Gauge};
 use super::descriptor::Source::{Cgroup, Container, Layer};
@@ -46,6 +46,14 @@ fn waiting(pressure: Option<Pressure>) -> Vec<Value> {
 fn stalled(pressure: Option<Pressure>) -> Vec<Value> {
     let full = pressure.and_then(|pressure| pressure.full);
     one(full.map(|full| full.total_us / 1_000_000))
+}
+
+/// Without a quota nothing is throttled, and the kernel's counters are zeros.
+fn throttling(of: Subject<'_>) -> Option<Throttling> {
+    let quota_us = of.detail.cpu_limits.quota_us;
+    of.detail
+        .throttling
+        .filter(|_| quota_us.is_some_and(|quota_us| quota_us > 0))
 }
 
 fn memory_pressure(of: Subject<'_>) -> Option<Pressure> {
@@ -128,22 +136,17 @@ pub(super) const TABLE: &[Descriptor] = &[
     counter(
         "container_cpu_cfs_periods_total",
         "Periods of the CPU quota that have elapsed.",
-        Cgroup(|of| one(of.detail.throttling.map(|found| found.periods))),
+        Cgroup(|of| one(throttling(of).map(|found| found.periods))),
     ),
     counter(
         "container_cpu_cfs_throttled_periods_total",
         "Periods in which the CPU quota was used up.",
-        Cgroup(|of| one(of.detail.throttling.map(|found| found.throttled_periods))),
+        Cgroup(|of| one(throttling(of).map(|found| found.throttled_periods))),
     ),
     counter(
         "container_cpu_cfs_throttled_seconds_total",
         "Time spent waiting for the next period of the CPU quota.",
-        Cgroup(|of| {
-            one(of
-                .detail
-                .throttling
-                .map(|found| seconds(found.throttled_ns)))
-        }),
+        Cgroup(|of| one(throttling(of).map(|found| seconds(found.throttled_ns)))),
     ),
     counter(
         "container_cpu_system_seconds_total",
@@ -415,7 +418,7 @@ pub(super) const TABLE: &[Descriptor] = &[
     ),
     gauge(
         "container_spec_memory_reservation_limit_bytes",
-        "Memory that is left alone as long as there is enough; 0 is none.",
+        "Memory that is left alone; 0 is none.",
         Cgroup(|of| one(of.detail.memory_limits.reservation_bytes)),
     ),
     gauge(

@@ -240,7 +240,8 @@ fn labels_say_whose_a_value_is() {
     let layer = find(&container.metrics, "container_fs_usage_bytes");
     assert_eq!(layer.label_values.last().unwrap(), "/dev/sdb");
     assert_eq!(layer.value.unwrap().value, 60);
-    assert_eq!(layer.timestamp, 70);
+    // Not when it was measured: a scrape has one time, and a gauge that stands still would be stale.
+    assert_eq!(layer.timestamp, 90_000_000_000);
     assert_eq!(layer.metric_type(), cri::MetricType::Gauge);
 }
 
@@ -343,4 +344,16 @@ fn what_is_not_known_is_not_told() {
     found.containers[0].usage.cgroup = None;
     let message = pod_message(&found, Some(&disk));
     assert!(message.container_metrics[0].metrics.is_empty());
+}
+
+#[test]
+fn throttling_is_told_with_a_quota_only() {
+    for (quota_us, told) in [(None, 0), (Some(0), 0), (Some(24), 3)] {
+        let (mut found, disk) = whole_pod();
+        found.containers[0].detail.cpu_limits.quota_us = quota_us;
+        let message = pod_message(&found, Some(&disk));
+        let metrics = message.container_metrics[0].metrics.iter();
+        let cfs = metrics.filter(|metric| metric.name.starts_with("container_cpu_cfs_"));
+        assert_eq!(cfs.count(), told, "{quota_us:?}");
+    }
 }
