@@ -23,6 +23,14 @@ pub(crate) fn encoded(message: &impl Message) -> Bytes {
     message.encode_to_vec().into()
 }
 
+/// Does what takes the processor for long, such as encoding thousands of statistics, beside the threads that serve.
+pub(crate) async fn beside<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Status> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| status(Code::Internal, &format!("put the reply together: {error}")))
+}
+
 /// One reply with all items. `what` names them and `stream` the RPC that has no limit.
 pub(crate) fn whole<T>(
     items: Vec<Bytes>,
@@ -81,6 +89,15 @@ mod tests {
                 })
             })
             .collect()
+    }
+
+    #[tokio::test]
+    async fn work_is_done_beside_the_thread_that_serves() {
+        let here = std::thread::current().id();
+        let there = beside(|| std::thread::current().id()).await.unwrap();
+        assert_ne!(here, there);
+        let error = beside(|| panic!("on purpose")).await.unwrap_err();
+        assert_eq!(error.code(), Code::Internal);
     }
 
     #[test]

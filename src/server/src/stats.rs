@@ -9,7 +9,7 @@ use crate::describe;
 use crate::errors::engine_status;
 use crate::face::Face;
 use crate::filter;
-use crate::list::{Pieces, encoded, pieces, whole};
+use crate::list::{Pieces, beside, encoded, pieces, whole};
 use crate::request::Subjects;
 
 impl Face {
@@ -52,8 +52,11 @@ impl Face {
         let found = self.engine.container_stats_of(found).await;
         let found = found.map_err(|error| engine_status(&error))?;
         let layers = self.engine.writable_layers();
-        let message = |one| encoded(&describe::container_stats(one, &layers));
-        Ok(found.iter().map(message).collect())
+        beside(move || {
+            let message = |one| encoded(&describe::container_stats(one, &layers));
+            found.iter().map(message).collect()
+        })
+        .await
     }
 
     pub(crate) async fn stats_of_pod(
@@ -95,7 +98,10 @@ impl Face {
         let found = self.engine.pod_stats_of(found).await;
         let found = found.map_err(|error| engine_status(&error))?;
         let layers = self.engine.writable_layers();
-        let message = |one| encoded(&describe::pod_stats(one, &layers));
-        Ok(found.iter().map(message).collect())
+        beside(move || {
+            let message = |one| encoded(&describe::pod_stats(one, &layers));
+            found.iter().map(message).collect()
+        })
+        .await
     }
 }
