@@ -14,13 +14,18 @@ use engine::{Container, Pod};
 use tonic::{Response, Status};
 
 mod descriptor;
+mod fit;
 mod table;
 
 use crate::errors::engine_status;
 use crate::face::Face;
-use crate::list::{Pieces, encoded, pieces, whole};
+use crate::list::{Pieces, beside, encoded, pieces, whole};
 use descriptor::{Descriptor, Kind, Source};
+use fit::Kept;
 use table::{BASE_LABELS, TABLE};
+
+/// The RPC that tells all metrics of however many pods.
+const STREAM: &str = "StreamPodSandboxMetrics";
 
 /// One value of a metric, and what its own labels say.
 #[derive(Debug, PartialEq, Eq)]
@@ -63,39 +68,58 @@ impl Face {
     pub(crate) async fn list_metrics(
         &self,
     ) -> Result<Response<cri::ListPodSandboxMetricsResponse>, Status> {
-        let items = self.metrics_items().await?;
-        whole(items, "metrics of pods", "StreamPodSandboxMetrics")
+        let (items, kept) = self
+            .metrics_items(|encode| fit::fitting(api::MAX_MESSAGE_BYTES, encode))
+            .await?;
+        kept.tell();
+        whole(items, "metrics of pods", STREAM)
     }
 
     pub(crate) async fn stream_metrics(
         &self,
     ) -> Result<Response<Pieces<cri::PodSandboxMetrics>>, Status> {
-        Ok(pieces(self.metrics_items().await?))
+        let items = self.metrics_items(|encode| encode(Kept::ALL)).await?;
+        Ok(pieces(items))
     }
 
-    async fn metrics_items(&self) -> Result<Vec<Bytes>, Status> {
+    /// What `of` makes of a function that encodes as much of each pod's metrics as are kept.
+    async fn metrics_items<T: Send + 'static>(
+        &self,
+        of: impl FnOnce(&dyn Fn(Kept) -> Vec<Bytes>) -> T + Send + 'static,
+    ) -> Result<T, Status> {
         let found = self.engine.pod_metrics().await;
         let found = found.map_err(|error| engine_status(&error))?;
         let disk = self.engine.writable_layers_disk();
-        let message = |pod| encoded(&pod_message(pod, disk.as_ref()));
-        Ok(found.iter().map(message).collect())
+        beside(move || {
+            of(&|kept| {
+                let message = |pod| encoded(&pod_message(pod, disk.as_ref(), kept));
+                found.iter().map(message).collect()
+            })
+        })
+        .await
     }
 }
 
-fn pod_message(found: &PodMetrics, disk: Option<&LayersDisk>) -> cri::PodSandboxMetrics {
+fn pod_message(
+    found: &PodMetrics,
+    disk: Option<&LayersDisk>,
+    kept: Kept,
+) -> cri::PodSandboxMetrics {
     let pod = &found.pod;
     let base = pod_labels(pod);
     let mut metrics = Vec::new();
-    if let Some((usage, detail)) = &found.cgroup {
+    if let Some((usage, detail)) = &found.cgroup
+        && kept.has_cgroups_of_pods()
+    {
         let subject = Subject {
             started_at_unix_ns: pod.created_at_unix_ns,
             usage,
             detail,
         };
-        of_cgroup(subject, &base, &mut metrics);
+        of_cgroup(subject, kept, &base, &mut metrics);
     }
     if let Some(network) = &found.network {
-        of_network(network, &base, &mut metrics);
+        of_network(network, kept, &base, &mut metrics);
     }
     cri::PodSandboxMetrics {
         pod_sandbox_id: pod.id.to_string(),
@@ -103,7 +127,7 @@ fn pod_message(found: &PodMetrics, disk: Option<&LayersDisk>) -> cri::PodSandbox
         container_metrics: found
             .containers
             .iter()
-            .map(|container| container_message(pod, container, disk))
+            .map(|container| container_message(pod, container, disk, kept))
             .collect(),
     }
 }
@@ -112,6 +136,7 @@ fn container_message(
     pod: &Pod,
     found: &ContainerMetrics,
     disk: Option<&LayersDisk>,
+    kept: Kept,
 ) -> cri::ContainerMetrics {
     let container = &found.usage.container;
     let base = container_labels(pod, container);
@@ -122,9 +147,9 @@ fn container_message(
             usage,
             detail: &found.detail,
         };
-        of_cgroup(subject, &base, &mut metrics);
+        of_cgroup(subject, kept, &base, &mut metrics);
         let inside = InContainer { found, disk };
-        for descriptor in TABLE {
+        for descriptor in kept.table() {
             // A layer was measured some time ago, but Prometheus wants one time of all: with the old one, what was read of
             // the layer's filesystem meanwhile would be another value at the same time, and the series have gaps.
             if let Source::Container(of) | Source::Layer(of) = descriptor.source {
@@ -139,8 +164,8 @@ fn container_message(
     }
 }
 
-fn of_cgroup(subject: Subject<'_>, base: &[String], metrics: &mut Vec<cri::Metric>) {
-    for descriptor in TABLE {
+fn of_cgroup(subject: Subject<'_>, kept: Kept, base: &[String], metrics: &mut Vec<cri::Metric>) {
+    for descriptor in kept.table() {
         if let Source::Cgroup(of) = descriptor.source {
             let at = subject.usage.at_unix_ns;
             add(descriptor, of(subject), at, base, metrics);
@@ -148,8 +173,8 @@ fn of_cgroup(subject: Subject<'_>, base: &[String], metrics: &mut Vec<cri::Metri
     }
 }
 
-fn of_network(network: &NetworkUse, base: &[String], metrics: &mut Vec<cri::Metric>) {
-    for descriptor in TABLE {
+fn of_network(network: &NetworkUse, kept: Kept, base: &[String], metrics: &mut Vec<cri::Metric>) {
+    for descriptor in kept.table() {
         let Source::Network(of) = descriptor.source else {
             continue;
         };
