@@ -150,6 +150,11 @@ impl Node {
             return;
         }
         tracing::error!(pod = %id, "the pod's monitor died; its containers are ended");
+        self.end_pod_unwatched(id, "the pod's monitor died").await;
+    }
+
+    /// A pod without a monitor is not ready, and its containers are ended. That it cannot be recorded keeps none from its end.
+    pub(crate) async fn end_pod_unwatched(&self, id: &PodId, why: &str) {
         let not_ready = |pod: &Pod| {
             (pod.state == PodState::Ready).then(|| Pod {
                 state: PodState::NotReady,
@@ -159,13 +164,16 @@ impl Node {
         if let Err(error) = self.ledger.change_pod(id, not_ready).await {
             tracing::error!(pod = %id, error = in_full(&error), "a lost monitor could not be recorded");
         }
+        self.end_containers_unwatched(id, why).await;
+    }
+
+    pub(crate) async fn end_containers_unwatched(&self, id: &PodId, why: &str) {
         let world = self.ledger.world();
         for container in world.containers_of(id) {
-            if container.state == ContainerState::Exited {
-                continue;
+            if container.state != ContainerState::Exited {
+                self.end_unwatched(&container.id, &container.cgroup, why)
+                    .await;
             }
-            self.end_unwatched(&container.id, &container.cgroup, "the pod's monitor died")
-                .await;
         }
     }
 

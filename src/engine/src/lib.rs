@@ -33,6 +33,8 @@ mod exec;
 mod exec_process;
 mod exec_sync;
 mod facts;
+#[cfg(test)]
+mod fake_monitor;
 mod feed;
 mod filesystem;
 mod fingerprint;
@@ -44,6 +46,7 @@ mod live;
 mod node;
 mod paths;
 mod pause;
+mod pauses;
 mod pod_files;
 mod remove_container;
 mod remove_pod;

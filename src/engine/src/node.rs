@@ -205,36 +205,12 @@ impl Engine {
         store: LayerStore,
         network: Network,
     ) -> Result<Self, EngineError> {
-        let layout = Layout::detect()?;
         let mut found = restore::read(contents);
-        let tracker = TaskTracker::new();
-        let (selinux, no_selinux) = match selinux::look(config.selinux) {
-            Ok(policy) => (Some(Selinux::new(policy)), None),
-            Err(why) if config.selinux.enabled == Some(true) => {
-                return Err(EngineError::NoSelinux(why));
-            }
-            Err(why) => (None, Some(why)),
-        };
-        let node = Arc::new(Node {
-            paths: Paths::new(&config.run, &config.netns_dir),
-            facts: crate::facts::gather(&layout, &config, selinux.is_some())?,
-            selinux,
-            no_selinux,
-            stats: Stats::new(layout.clone(), store.clone()),
-            no_user_namespaces: crate::user_namespace::obstacle(store.root())?,
-            cgroups: Cgroups::new(layout),
-            images,
-            store,
-            network,
-            ledger: Ledger::new(db, found.world.clone(), found.next_undo),
-            live: Live::default(),
-            jobs: JobTables::new(&tracker),
-            deferred: Deferred::default(),
-            set_aside: std::mem::take(&mut found.set_aside),
-            handlers: ArcSwap::from_pointee(config.handlers.clone()),
-            tracker,
-            config,
-        });
+        let set_aside = std::mem::take(&mut found.set_aside);
+        let ledger = Ledger::new(db, found.world.clone(), found.next_undo);
+        let node = Arc::new(Node::new(
+            config, ledger, set_aside, images, store, network,
+        )?);
         node.prepare_directories()?;
         node.label_layers()?;
         node.tell_of_selinux();
@@ -304,6 +280,46 @@ impl Engine {
 }
 
 impl Node {
+    /// A node of which nothing was looked at or touched yet.
+    pub(crate) fn new(
+        config: EngineConfig,
+        ledger: Ledger,
+        set_aside: SetAside,
+        images: Images,
+        store: LayerStore,
+        network: Network,
+    ) -> Result<Self, EngineError> {
+        let layout = Layout::detect()?;
+        let tracker = TaskTracker::new();
+        let (selinux, no_selinux) = match selinux::look(config.selinux) {
+            Ok(policy) => (Some(Selinux::new(policy)), None),
+            Err(why) if config.selinux.enabled == Some(true) => {
+                return Err(EngineError::NoSelinux(why));
+            }
+            Err(why) => (None, Some(why)),
+        };
+        Ok(Self {
+            paths: Paths::new(&config.run, &config.netns_dir),
+            facts: crate::facts::gather(&layout, &config, selinux.is_some())?,
+            selinux,
+            no_selinux,
+            stats: Stats::new(layout.clone(), store.clone()),
+            no_user_namespaces: crate::user_namespace::obstacle(store.root())?,
+            cgroups: Cgroups::new(layout),
+            images,
+            store,
+            network,
+            ledger,
+            live: Live::default(),
+            jobs: JobTables::new(&tracker),
+            deferred: Deferred::default(),
+            set_aside,
+            handlers: ArcSwap::from_pointee(config.handlers.clone()),
+            tracker,
+            config,
+        })
+    }
+
     fn prepare_directories(&self) -> Result<(), EngineError> {
         crate::pod_files::make_dir(&self.paths.pods())?;
         crate::pod_files::make_dir(&self.paths.containers())?;

@@ -5,7 +5,8 @@
 //! 2. Undo records are carried out: what was half-made goes. Networks are detached after the server serves: plugins may
 //!    depend on pods of this node.
 //! 3. Each pod's monitor is connected again and says which containers ended meanwhile, and how. A pod without a monitor
-//!    is not ready, and its containers are ended.
+//!    is not ready, and its containers are ended. One whose monitor may live and cannot be reached stays as recorded until
+//!    it is known.
 //! 4. What belongs to no record goes: directories, network attachments of a former boot, writable layers.
 
 mod pods;
@@ -180,15 +181,8 @@ impl Node {
             });
         }
         while let Some(outcome) = tasks.join_next().await {
-            match outcome {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::error!(
-                    error = in_full(&error),
-                    "a pod could not be restored; it is served as recorded"
-                ),
-                Err(error) => {
-                    tracing::error!(error = in_full(&error), "the restore of a pod panicked");
-                }
+            if let Err(error) = outcome {
+                tracing::error!(error = in_full(&error), "the restore of a pod panicked");
             }
         }
         for container in found.world.containers.values() {

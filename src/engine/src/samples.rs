@@ -1,11 +1,20 @@
 //! Pods and containers for this crate's tests.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use image::{Images, ImagesConfig};
+use network::{Network, NetworkConfig};
 use spec::model::{ContainerConfig, ImageSpec, PodConfig, Resources};
-use state::{ContainerId, PodId};
+use state::{ContainerId, ImagesDb, PodId, PodsDb};
+use storage::LayerStore;
 
-use crate::world::{Container, ContainerState, Memo, Pod, PodState, User};
+use crate::{
+    ledger::Ledger,
+    node::{EngineConfig, Handler, Node, Timeouts},
+    restore::SetAside,
+    selinux::SelinuxConfig,
+    world::{Container, ContainerState, Memo, Pod, PodState, User, World},
+};
 
 /// A ready pod.
 pub(crate) fn pod() -> Pod {
@@ -61,4 +70,88 @@ pub(crate) fn container(pod: &PodId) -> Container {
         warnings: Vec::new(),
         list_item: Memo::default(),
     }
+}
+
+/// A node in a directory of its own, which has to outlive it, with these pods and containers on record. It is not restored yet.
+pub(crate) struct TestNode {
+    pub(crate) node: Arc<Node>,
+    _directory: tempfile::TempDir,
+}
+
+impl TestNode {
+    pub(crate) fn new(pods: &[Pod], containers: &[Container]) -> Self {
+        Self::with_handlers(pods, containers, Vec::new())
+    }
+
+    pub(crate) fn with_handlers(
+        pods: &[Pod],
+        containers: &[Container],
+        handlers: Vec<Handler>,
+    ) -> Self {
+        let directory = good(tempfile::tempdir());
+        let at = |name: &str| directory.path().join(name);
+        let (images_db, contents) = good(ImagesDb::open(&at("images.db")));
+        let store = good(LayerStore::open(&at("root"), &contents.layers));
+        let images = good(Images::open(
+            ImagesConfig::new(at("root")),
+            images_db,
+            contents,
+            store.clone(),
+        ));
+        let network = good(Network::open(NetworkConfig {
+            conf_dir: at("cni"),
+            bin_dirs: Vec::new(),
+            cache_dir: at("cni-cache"),
+            plugin_timeout: Duration::from_secs(10),
+            default_network: None,
+        }));
+        let (db, _) = good(PodsDb::open(&at("pods.db")));
+        let mut world = World::default();
+        for pod in pods {
+            world.pods.insert(pod.id.clone(), Arc::new(pod.clone()));
+        }
+        for container in containers {
+            world
+                .containers
+                .insert(container.id.clone(), Arc::new(container.clone()));
+        }
+        let config = EngineConfig {
+            run: at("run"),
+            netns_dir: at("netns"),
+            monitor: at("monitor"),
+            default_cgroup_parent: "/pintle-test".to_owned(),
+            systemd_cgroup: false,
+            handlers,
+            default_handler: "crun".to_owned(),
+            blockio_classes: None,
+            cdi_dirs: Vec::new(),
+            selinux: SelinuxConfig {
+                enabled: Some(false),
+                categories: 1024,
+            },
+            spec_defaults: spec::SpecDefaults::default(),
+            timeouts: Timeouts::default(),
+        };
+        let node = good(Node::new(
+            config,
+            Ledger::new(db, world, 1),
+            SetAside::default(),
+            images,
+            store,
+            network,
+        ));
+        Self {
+            node: Arc::new(node),
+            _directory: directory,
+        }
+    }
+
+    /// The state that everyone sees.
+    pub(crate) fn state(&self, container: &ContainerId) -> ContainerState {
+        self.node.ledger.world().containers[container].state
+    }
+}
+
+fn good<T, E: std::fmt::Display>(result: Result<T, E>) -> T {
+    result.unwrap_or_else(|error| panic!("{error}"))
 }

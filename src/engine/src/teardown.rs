@@ -137,9 +137,15 @@ impl Node {
             Some(live.monitor.clone())
         } else {
             // After a restart, or when the connection broke: one may still be listening.
-            let connected =
-                runtime::Monitor::connect(&self.paths.monitor_socket(&remains.id)).await;
-            connected.ok().map(|(monitor, _reports)| monitor)
+            match runtime::Monitor::connect(&self.paths.monitor_socket(&remains.id)).await {
+                Ok((monitor, _reports)) => Some(monitor),
+                Err(RuntimeError::Disconnected { .. }) => None,
+                Err(error) => {
+                    // It may live. What it holds must not be taken from under it, and nobody would look for it any more.
+                    first.note::<EngineError>(Err(error.into()));
+                    return first.outcome();
+                }
+            }
         };
         if let Some(monitor) = monitor {
             first.note(self.end_monitor(&monitor, remains).await);

@@ -2,10 +2,13 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
+use runtime::RuntimeError;
+
 use crate::{
     error::{EngineError, in_full},
     node::Node,
-    world::{Container, ContainerState, Pod, PodState},
+    pauses::Pauses,
+    world::{Container, ContainerState, Pod},
 };
 
 /// Pauses between questions to a monitor that does not answer.
@@ -13,59 +16,75 @@ const FIRST_QUESTION_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_QUESTION_PAUSE: Duration = Duration::from_mins(1);
 
 impl Node {
-    pub(super) async fn restore_pod(self: &Arc<Self>, pod: &Pod) -> Result<(), EngineError> {
-        let containers: Vec<_> = self
-            .ledger
-            .world()
-            .containers_of(&pod.id)
-            .cloned()
-            .collect();
+    pub(super) async fn restore_pod(self: &Arc<Self>, pod: &Pod) {
         if pod.released {
-            for container in containers
-                .iter()
-                .filter(|container| container.state != ContainerState::Exited)
-            {
-                self.end_unwatched(&container.id, &container.cgroup, "its pod was stopped")
-                    .await;
-            }
-            return Ok(());
+            self.end_containers_unwatched(&pod.id, "its pod was stopped")
+                .await;
+            return;
         }
+        if let Err(error) = self.take_over(pod).await {
+            tracing::error!(
+                pod = %pod.id,
+                error = in_full(&error),
+                "its monitor cannot be reached now; pod and containers are left as they are, and it is tried again"
+            );
+            self.take_over_later(pod.clone());
+        }
+    }
+
+    /// Connect to the pod's monitor and learn from it; without one the pod has ended. An error says that neither could be found
+    /// out, as when this server has no descriptor left or the monitor's backlog is full: its containers may well run.
+    async fn take_over(self: &Arc<Self>, pod: &Pod) -> Result<(), RuntimeError> {
+        // From before the question: the answer says nothing of what is made after it.
+        let world = self.ledger.world();
+        let containers: Vec<_> = world.containers_of(&pod.id).cloned().collect();
         let connected = runtime::Monitor::connect(&self.paths.monitor_socket(&pod.id)).await;
         let (monitor, reports) = match connected {
             Ok(connected) => connected,
-            Err(error) => {
+            Err(error @ RuntimeError::Disconnected { .. }) => {
                 tracing::warn!(pod = %pod.id, error = in_full(&error), "its monitor is gone");
-                let not_ready = |pod: &Pod| {
-                    (pod.state == PodState::Ready).then(|| Pod {
-                        state: PodState::NotReady,
-                        ..pod.clone()
-                    })
-                };
-                self.ledger.change_pod(&pod.id, not_ready).await?;
-                for container in containers
-                    .iter()
-                    .filter(|container| container.state != ContainerState::Exited)
-                {
-                    self.end_unwatched(
-                        &container.id,
-                        &container.cgroup,
-                        "its monitor was gone when the server started",
-                    )
-                    .await;
-                }
+                let why = "its monitor was gone when the server started";
+                self.end_pod_unwatched(&pod.id, why).await;
                 return Ok(());
             }
+            Err(error) => return Err(error),
         };
         // Also if it does not tell its state now: what ends from here on is reported, and can be asked for.
         self.adopt_monitor(&pod.id, monitor.clone(), reports);
         match monitor.state().await {
-            Ok(known) => self.take_stock(pod, &containers, known).await,
+            Ok(known) => {
+                if let Err(error) = self.take_stock(pod, &containers, known).await {
+                    tracing::error!(pod = %pod.id, error = in_full(&error), "what its monitor told could not be recorded");
+                }
+            }
             Err(error) => {
                 tracing::error!(pod = %pod.id, error = in_full(&error), "its monitor does not tell its state; it is asked again");
                 self.ask_again(pod.clone(), monitor);
-                Ok(())
             }
         }
+        Ok(())
+    }
+
+    /// Try until it is known whether the monitor lives, or the pod was stopped meanwhile.
+    fn take_over_later(self: &Arc<Self>, pod: Pod) {
+        let node = Arc::downgrade(self);
+        tokio::spawn(async move {
+            let mut pauses = Pauses::default();
+            loop {
+                pauses.wait().await;
+                let Some(node) = node.upgrade() else { return };
+                let world = node.ledger.world();
+                if world.pods.get(&pod.id).is_none_or(|pod| pod.released) {
+                    return;
+                }
+                match node.take_over(&pod).await {
+                    Ok(()) => return,
+                    Err(error) => {
+                        tracing::warn!(pod = %pod.id, error = in_full(&error), "its monitor still cannot be reached");
+                    }
+                }
+            }
+        });
     }
 
     /// A monitor that has not told what became of its containers is asked until it does, or is gone.
@@ -160,3 +179,6 @@ impl Node {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,93 @@
+//! Pods whose monitors cannot be reached, are gone, or do not tell at once.
+
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::{os::unix::fs::symlink, time::Duration};
+
+use monitor_wire::{ContainerRecord, ExitRecord};
+use state::ContainerId;
+use tokio::time::timeout;
+
+use crate::{
+    fake_monitor::FakeMonitor,
+    samples::{self, TestNode},
+    world::{ContainerState, PodState},
+};
+
+/// Far beyond what anything here takes.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+fn running(id: &ContainerId) -> ContainerRecord {
+    ContainerRecord {
+        id: id.to_string(),
+        pid: Some(99),
+        ..ContainerRecord::default()
+    }
+}
+
+fn exited(id: &ContainerId) -> ContainerRecord {
+    ContainerRecord {
+        exit: Some(ExitRecord {
+            code: 3,
+            oom_killed: false,
+            at_unix_ns: 5,
+        }),
+        ..running(id)
+    }
+}
+
+async fn ended(test: &TestNode, id: &ContainerId) -> i32 {
+    let seen = test.node.ledger.until(|world| {
+        let container = &world.containers[id];
+        (container.state == ContainerState::Exited).then_some(container.exit_code)
+    });
+    match timeout(PATIENCE, seen).await {
+        Ok(code) => code,
+        Err(_) => panic!("it did not end"),
+    }
+}
+
+#[tokio::test]
+async fn a_monitor_that_cannot_be_reached_now_is_not_taken_for_dead() {
+    let pod = samples::pod();
+    let (stays, ends) = (samples::container(&pod.id), samples::container(&pod.id));
+    let test = TestNode::new(std::slice::from_ref(&pod), &[stays.clone(), ends.clone()]);
+    // To connect fails with ELOOP, as it fails with EMFILE or EAGAIN on a bad day.
+    let socket = test.node.paths.monitor_socket(&pod.id);
+    let directory = test.node.paths.pod(&pod.id);
+    std::fs::create_dir_all(directory).unwrap();
+    symlink(&socket, &socket).unwrap();
+    test.node.restore_pod(&pod).await;
+    assert_eq!(test.state(&stays.id), ContainerState::Running);
+    assert_eq!(test.state(&ends.id), ContainerState::Running);
+    assert_eq!(
+        test.node.ledger.world().pods[&pod.id].state,
+        PodState::Ready
+    );
+    // A stop would take what the monitor holds from under it.
+    let refused = test.node.release_pod(&test.node.remains(&pod)).await;
+    assert!(refused.is_err());
+    // It is reached as soon as it can be.
+    std::fs::remove_file(&socket).unwrap();
+    let monitor = FakeMonitor::listen(&socket);
+    let mut connection = timeout(PATIENCE, monitor.accept()).await.unwrap();
+    connection
+        .tell_state(vec![running(&stays.id), exited(&ends.id)])
+        .await;
+    assert_eq!(ended(&test, &ends.id).await, 3);
+    assert_eq!(test.state(&stays.id), ContainerState::Running);
+    assert!(test.node.live.pod(&pod.id).is_some());
+}
+
+#[tokio::test]
+async fn without_a_monitor_a_pod_has_ended() {
+    let pod = samples::pod();
+    let container = samples::container(&pod.id);
+    let test = TestNode::new(std::slice::from_ref(&pod), std::slice::from_ref(&container));
+    test.node.restore_pod(&pod).await;
+    assert_eq!(test.state(&container.id), ContainerState::Exited);
+    assert_eq!(
+        test.node.ledger.world().pods[&pod.id].state,
+        PodState::NotReady
+    );
+}
