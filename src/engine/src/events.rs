@@ -1,11 +1,8 @@
 //! What monitors report: ends of containers and of pause processes, and their own.
 
-use std::{
-    sync::{PoisonError, Weak, atomic::Ordering},
-    time::Duration,
-};
+use std::sync::{PoisonError, Weak, atomic::Ordering};
 
-use runtime::MonitorEvent;
+use runtime::{MonitorEvent, RuntimeError};
 use state::{ContainerId, PodId};
 use tokio::sync::mpsc::UnboundedReceiver;
 
@@ -13,12 +10,9 @@ use crate::{
     error::{EngineError, in_full},
     ledger::unix_now_ns,
     node::Node,
+    pauses::Pauses,
     world::{ContainerState, Ending, Pod, PodState, ended, lost, started},
 };
-
-/// How often a broken connection to a living monitor is tried anew, and how long apart.
-const RECONNECTS: u32 = 5;
-const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Follow a monitor's reports until it ends or the server does.
 pub(crate) fn watch(node: Weak<Node>, pod: PodId, events: UnboundedReceiver<MonitorEvent>) {
@@ -35,13 +29,77 @@ pub(crate) fn watch(node: Weak<Node>, pod: PodId, events: UnboundedReceiver<Moni
                     MonitorEvent::Disconnected => break,
                 }
             }
-            let Some(node) = node.upgrade() else { return };
-            match node.reconnect(&pod).await {
+            match reconnect(&node, &pod).await {
                 Some(again) => events = again,
-                None => return node.monitor_lost(&pod).await,
+                None => return,
             }
         }
     });
+}
+
+/// A connection can break while the monitor lives on (it dropped a slow reader, say): then go on with a new one. Only a socket
+/// that is absent or refuses means that it died. `None` when there is nothing left to follow.
+async fn reconnect(node: &Weak<Node>, pod: &PodId) -> Option<UnboundedReceiver<MonitorEvent>> {
+    let mut pauses = Pauses::default();
+    loop {
+        let strong = node.upgrade()?;
+        // A pod that was released, or is being undone, has no companion and needs no monitor.
+        strong.live.pod(pod)?;
+        let connected = runtime::Monitor::connect(&strong.paths.monitor_socket(pod)).await;
+        match connected {
+            Ok((monitor, events)) => {
+                // Also before it tells its state: it can be asked for other things.
+                strong.live.reconnect_pod(pod, monitor.clone());
+                drop(strong);
+                if catch_up(node, pod, &monitor, &mut pauses).await {
+                    return Some(events);
+                }
+            }
+            Err(RuntimeError::Disconnected { .. }) => {
+                strong.monitor_lost(pod).await;
+                return None;
+            }
+            Err(error) => {
+                tracing::error!(%pod, error = in_full(&error), "its monitor cannot be reached now; it is tried again");
+            }
+        }
+        pauses.wait().await;
+    }
+}
+
+/// Learn what ended while there was no connection; asks for as long as this one lasts. False when it broke.
+async fn catch_up(
+    node: &Weak<Node>,
+    pod: &PodId,
+    monitor: &runtime::Monitor,
+    pauses: &mut Pauses,
+) -> bool {
+    loop {
+        match monitor.state().await {
+            Ok(known) => {
+                let Some(node) = node.upgrade() else {
+                    return false;
+                };
+                for container in known {
+                    if let Some(exit) = container.exit {
+                        node.note_exit(pod, &container.id, exit.into()).await;
+                    }
+                }
+                return true;
+            }
+            Err(RuntimeError::Disconnected { .. }) => return false,
+            Err(error) => {
+                tracing::error!(%pod, error = in_full(&error), "its monitor does not tell its state; it is asked again");
+            }
+        }
+        pauses.wait().await;
+        if node
+            .upgrade()
+            .is_none_or(|node| node.live.pod(pod).is_none())
+        {
+            return false;
+        }
+    }
 }
 
 impl From<runtime::Exit> for Ending {
@@ -121,28 +179,6 @@ impl Node {
         Ok(())
     }
 
-    /// A connection can break while the monitor lives on (it dropped a slow reader, say): then go on with a new one.
-    async fn reconnect(&self, pod: &PodId) -> Option<UnboundedReceiver<MonitorEvent>> {
-        for _ in 0..RECONNECTS {
-            // A pod that was released, or is being undone, has no companion and needs no monitor.
-            self.live.pod(pod)?;
-            if let Ok((monitor, events)) =
-                runtime::Monitor::connect(&self.paths.monitor_socket(pod)).await
-            {
-                let known = monitor.state().await.ok()?;
-                self.live.reconnect_pod(pod, monitor);
-                for container in known {
-                    if let Some(exit) = container.exit {
-                        self.note_exit(pod, &container.id, exit.into()).await;
-                    }
-                }
-                return Some(events);
-            }
-            tokio::time::sleep(RECONNECT_PAUSE).await;
-        }
-        None
-    }
-
     /// A monitor died. What it parented has lost its log writer and nobody sees its exit code any more, so it is ended
     /// and kubelet starts it afresh.
     pub(crate) async fn monitor_lost(&self, id: &PodId) {
@@ -202,3 +238,6 @@ impl Node {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use image::{Images, ImagesConfig};
+use monitor_wire::{ContainerRecord, ExitRecord};
 use network::{Network, NetworkConfig};
 use spec::model::{ContainerConfig, ImageSpec, PodConfig, Resources};
 use state::{ContainerId, ImagesDb, PodId, PodsDb};
@@ -149,6 +150,42 @@ impl TestNode {
     /// The state that everyone sees.
     pub(crate) fn state(&self, container: &ContainerId) -> ContainerState {
         self.node.ledger.world().containers[container].state
+    }
+}
+
+/// Far beyond what anything here takes.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+
+/// What a monitor tells of a running container.
+pub(crate) fn running(id: &ContainerId) -> ContainerRecord {
+    ContainerRecord {
+        id: id.to_string(),
+        pid: Some(99),
+        ..ContainerRecord::default()
+    }
+}
+
+/// What a monitor tells of one that ended with code 3.
+pub(crate) fn exited(id: &ContainerId) -> ContainerRecord {
+    ContainerRecord {
+        exit: Some(ExitRecord {
+            code: 3,
+            oom_killed: false,
+            at_unix_ns: 5,
+        }),
+        ..running(id)
+    }
+}
+
+/// Waits for its end; answers its exit code.
+pub(crate) async fn ended(test: &TestNode, id: &ContainerId) -> i32 {
+    let seen = test.node.ledger.until(|world| {
+        let container = &world.containers[id];
+        (container.state == ContainerState::Exited).then_some(container.exit_code)
+    });
+    match tokio::time::timeout(PATIENCE, seen).await {
+        Ok(code) => code,
+        Err(_) => panic!("it did not end"),
     }
 }
 

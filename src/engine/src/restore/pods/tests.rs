@@ -2,50 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-use std::{os::unix::fs::symlink, time::Duration};
+use std::os::unix::fs::symlink;
 
-use monitor_wire::{ContainerRecord, ExitRecord};
-use state::ContainerId;
 use tokio::time::timeout;
 
 use crate::{
     fake_monitor::FakeMonitor,
-    samples::{self, TestNode},
+    samples::{self, PATIENCE, TestNode, ended, exited, running},
     world::{ContainerState, PodState},
 };
-
-/// Far beyond what anything here takes.
-const PATIENCE: Duration = Duration::from_mins(1);
-
-fn running(id: &ContainerId) -> ContainerRecord {
-    ContainerRecord {
-        id: id.to_string(),
-        pid: Some(99),
-        ..ContainerRecord::default()
-    }
-}
-
-fn exited(id: &ContainerId) -> ContainerRecord {
-    ContainerRecord {
-        exit: Some(ExitRecord {
-            code: 3,
-            oom_killed: false,
-            at_unix_ns: 5,
-        }),
-        ..running(id)
-    }
-}
-
-async fn ended(test: &TestNode, id: &ContainerId) -> i32 {
-    let seen = test.node.ledger.until(|world| {
-        let container = &world.containers[id];
-        (container.state == ContainerState::Exited).then_some(container.exit_code)
-    });
-    match timeout(PATIENCE, seen).await {
-        Ok(code) => code,
-        Err(_) => panic!("it did not end"),
-    }
-}
 
 #[tokio::test]
 async fn a_monitor_that_cannot_be_reached_now_is_not_taken_for_dead() {
