@@ -1,6 +1,6 @@
 //! A recorded pod at the server's start: its monitor is found again and tells what became of its containers.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc};
 
 use runtime::RuntimeError;
 
@@ -10,10 +10,6 @@ use crate::{
     pauses::Pauses,
     world::{Container, ContainerState, Pod},
 };
-
-/// Pauses between questions to a monitor that does not answer.
-const FIRST_QUESTION_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_QUESTION_PAUSE: Duration = Duration::from_mins(1);
 
 impl Node {
     pub(super) async fn restore_pod(self: &Arc<Self>, pod: &Pod) {
@@ -59,7 +55,7 @@ impl Node {
             }
             Err(error) => {
                 tracing::error!(pod = %pod.id, error = in_full(&error), "its monitor does not tell its state; it is asked again");
-                self.ask_again(pod.clone(), monitor);
+                self.ask_again(pod.clone());
             }
         }
         Ok(())
@@ -88,18 +84,21 @@ impl Node {
     }
 
     /// A monitor that has not told what became of its containers is asked until it does, or is gone.
-    fn ask_again(self: &Arc<Self>, pod: Pod, monitor: runtime::Monitor) {
+    fn ask_again(self: &Arc<Self>, pod: Pod) {
         let node = Arc::downgrade(self);
         tokio::spawn(async move {
-            let mut pause = FIRST_QUESTION_PAUSE;
+            let mut pauses = Pauses::default();
             loop {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_QUESTION_PAUSE);
+                pauses.wait().await;
                 let Some(strong) = node.upgrade() else { return };
+                // Each time anew: a connection that broke was replaced by whoever follows the pod.
+                let Some(live) = strong.live.pod(&pod.id) else {
+                    return;
+                };
                 // From before the question: the answer says nothing of what is made after it.
                 let world = strong.ledger.world();
                 drop(strong);
-                let known = monitor.state().await;
+                let known = live.monitor.state().await;
                 let Some(node) = node.upgrade() else { return };
                 if node.live.pod(&pod.id).is_none() {
                     return;

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-use std::os::unix::fs::symlink;
+use std::{os::unix::fs::symlink, sync::Arc};
 
 use tokio::time::timeout;
 
@@ -55,4 +55,31 @@ async fn without_a_monitor_a_pod_has_ended() {
         test.node.ledger.world().pods[&pod.id].state,
         PodState::NotReady
     );
+}
+
+#[tokio::test]
+async fn a_monitor_is_asked_by_the_connection_that_lasts() {
+    let pod = samples::pod();
+    // Only who takes stock ends what the monitor does not know.
+    let unknown = samples::container(&pod.id);
+    let test = TestNode::new(std::slice::from_ref(&pod), std::slice::from_ref(&unknown));
+    let fake = FakeMonitor::listen(&test.node.paths.monitor_socket(&pod.id));
+    let restored = tokio::spawn({
+        let (node, pod) = (Arc::clone(&test.node), pod.clone());
+        async move { node.restore_pod(&pod).await }
+    });
+    let mut first = fake.accept().await;
+    first.request().await;
+    drop(first);
+    let mut lasting = timeout(PATIENCE, fake.accept()).await.unwrap();
+    restored.await.unwrap();
+    let told = async {
+        loop {
+            lasting.tell_state(Vec::new()).await;
+        }
+    };
+    tokio::select! {
+        code = ended(&test, &unknown.id) => assert_eq!(code, 255),
+        () = told => {}
+    }
 }
