@@ -141,26 +141,33 @@ impl Node {
                 .unwrap_or_else(PoisonError::into_inner) = Some(ending);
         }
         if live.is_some_and(|live| live.starting.load(Ordering::SeqCst)) {
-            // It was quicker than the runtime's own end. Whoever follows it sees it run before it ends.
-            self.ledger
-                .change_container(&id, |container| {
-                    (container.state == ContainerState::Created)
-                        .then(|| started(container, ending.at_unix_ns))
-                })
-                .await?;
+            // It was quicker than the runtime's own end. Whoever follows it sees it run before it ends. A record that the database
+            // refuses must not keep it from its end: everyone sees the change already, and the next record holds both.
+            let recorded = self.ledger.change_container(&id, |container| {
+                (container.state == ContainerState::Created)
+                    .then(|| started(container, ending.at_unix_ns))
+            });
+            if let Err(error) = recorded.await {
+                tracing::error!(container = %id, error = in_full(&error), "its start could not be recorded");
+            }
         }
-        let changed = self
+        let mut has_ended = None;
+        let recorded = self
             .ledger
-            .change_container(&id, |container| ended(container, ending))
-            .await?;
+            .change_container(&id, |container| {
+                let next = ended(container, ending)?;
+                has_ended = Some(next.cgroup.clone());
+                Some(next)
+            })
+            .await;
         // Where the PID namespace is the pod's or the node's, what the first process left behind lives on, and would hold the
         // ports and files of the next attempt.
-        if let Some(container) = changed
-            && let Err(error) = self.cgroups.kill_all(&container.cgroup).await
+        if let Some(cgroup) = has_ended
+            && let Err(error) = self.cgroups.kill_all(&cgroup).await
         {
             tracing::warn!(container = %id, error = in_full(&error), "what its first process left behind lives on");
         }
-        Ok(())
+        recorded.map(drop)
     }
 
     async fn pause_ended(&self, pod: &PodId) -> Result<(), EngineError> {

@@ -1,6 +1,6 @@
 //! Pods and containers for this crate's tests.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use image::{Images, ImagesConfig};
 use monitor_wire::{ContainerRecord, ExitRecord};
@@ -8,8 +8,10 @@ use network::{Network, NetworkConfig};
 use spec::model::{ContainerConfig, ImageSpec, PodConfig, Resources};
 use state::{ContainerId, ImagesDb, PodId, PodsDb};
 use storage::LayerStore;
+use sys::cgroup::Layout;
 
 use crate::{
+    cgroups::Cgroups,
     ledger::Ledger,
     node::{EngineConfig, Handler, Node, Timeouts},
     restore::SetAside,
@@ -76,20 +78,31 @@ pub(crate) fn container(pod: &PodId) -> Container {
 /// A node in a directory of its own, which has to outlive it, with these pods and containers on record. It is not restored yet.
 pub(crate) struct TestNode {
     pub(crate) node: Arc<Node>,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl TestNode {
     pub(crate) fn new(pods: &[Pod], containers: &[Container]) -> Self {
-        Self::with_handlers(pods, containers, Vec::new())
+        Self::make(pods, containers, Vec::new(), good(tempfile::tempdir()))
     }
 
-    pub(crate) fn with_handlers(
+    /// With a database that refuses whatever is written of containers.
+    pub(crate) fn refusing(pods: &[Pod], containers: &[Container]) -> Self {
+        let directory = good(tempfile::tempdir());
+        let file = directory.path().join("pods.db");
+        drop(good(PodsDb::open(&file)));
+        good(good(rusqlite::Connection::open(&file)).execute_batch(
+            "CREATE TRIGGER refuse BEFORE INSERT ON containers BEGIN SELECT RAISE(ABORT, 'refused'); END",
+        ));
+        Self::make(pods, containers, Vec::new(), directory)
+    }
+
+    fn make(
         pods: &[Pod],
         containers: &[Container],
         handlers: Vec<Handler>,
+        directory: tempfile::TempDir,
     ) -> Self {
-        let directory = good(tempfile::tempdir());
         let at = |name: &str| directory.path().join(name);
         let (images_db, contents) = good(ImagesDb::open(&at("images.db")));
         let store = good(LayerStore::open(&at("root"), &contents.layers));
@@ -133,7 +146,7 @@ impl TestNode {
             spec_defaults: spec::SpecDefaults::default(),
             timeouts: Timeouts::default(),
         };
-        let node = good(Node::new(
+        let mut node = good(Node::new(
             config,
             Ledger::new(db, world, 1),
             SetAside::default(),
@@ -141,10 +154,29 @@ impl TestNode {
             store,
             network,
         ));
+        // The containers' cgroups are files, which show what was written to them.
+        node.cgroups = Cgroups::new(Layout::V2 {
+            mount: at("cgroup"),
+        });
         Self {
             node: Arc::new(node),
-            _directory: directory,
+            directory,
         }
+    }
+
+    /// Makes the container's cgroup.
+    pub(crate) fn make_cgroup(&self, container: &Container) {
+        good(std::fs::create_dir_all(self.cgroup(container)));
+    }
+
+    /// Whether the container's cgroup was killed.
+    pub(crate) fn was_killed(&self, container: &Container) -> bool {
+        self.cgroup(container).join("cgroup.kill").exists()
+    }
+
+    fn cgroup(&self, container: &Container) -> PathBuf {
+        let relative = container.cgroup.trim_start_matches('/');
+        self.directory.path().join("cgroup").join(relative)
     }
 
     /// The state that everyone sees.
