@@ -1,10 +1,13 @@
 //! Pods and containers for this crate's tests.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs::Permissions, os::unix::fs::PermissionsExt as _, path::PathBuf, sync::Arc, time::Duration,
+};
 
 use image::{Images, ImagesConfig};
 use monitor_wire::{ContainerRecord, ExitRecord};
 use network::{Network, NetworkConfig};
+use runtime::{HandlerConfig, OciRuntime, RuntimeKind};
 use spec::model::{ContainerConfig, ImageSpec, PodConfig, Resources};
 use state::{ContainerId, ImagesDb, PodId, PodsDb};
 use storage::LayerStore;
@@ -78,7 +81,7 @@ pub(crate) fn container(pod: &PodId) -> Container {
 /// A node in a directory of its own, which has to outlive it, with these pods and containers on record. It is not restored yet.
 pub(crate) struct TestNode {
     pub(crate) node: Arc<Node>,
-    directory: tempfile::TempDir,
+    pub(crate) directory: tempfile::TempDir,
 }
 
 impl TestNode {
@@ -95,6 +98,37 @@ impl TestNode {
             "CREATE TRIGGER refuse BEFORE INSERT ON containers BEGIN SELECT RAISE(ABORT, 'refused'); END",
         ));
         Self::make(pods, containers, Vec::new(), directory)
+    }
+
+    /// With a runtime `crun` of which every command runs `script`, in the directory of its configuration.
+    pub(crate) async fn with_runtime(pods: &[Pod], containers: &[Container], script: &str) -> Self {
+        let directory = good(tempfile::tempdir());
+        let program = directory.path().join("crun");
+        good(std::fs::write(
+            &program,
+            format!("#!/bin/sh\ncd {}\n{script}\n", directory.path().display()),
+        ));
+        good(std::fs::set_permissions(
+            &program,
+            Permissions::from_mode(0o755),
+        ));
+        let runtime = OciRuntime::probe(HandlerConfig {
+            name: "crun".to_owned(),
+            path: Some(program),
+            kind: RuntimeKind::Crun,
+            root: directory.path().join("crun-state"),
+            args: Vec::new(),
+            systemd_cgroup: false,
+        });
+        let handler = Handler {
+            name: "crun".to_owned(),
+            runtime: good(runtime.await),
+            features: spec::RuntimeFeatures::default(),
+            sandbox_container: false,
+            guest: spec::selinux::Guest::Processes,
+            labels_processes: false,
+        };
+        Self::make(pods, containers, vec![handler], directory)
     }
 
     fn make(

@@ -3,6 +3,7 @@
 use std::{collections::HashSet, sync::Arc};
 
 use runtime::RuntimeError;
+use state::ContainerId;
 
 use crate::{
     error::{EngineError, in_full},
@@ -49,9 +50,7 @@ impl Node {
         self.adopt_monitor(&pod.id, monitor.clone(), reports);
         match monitor.state().await {
             Ok(known) => {
-                if let Err(error) = self.take_stock(pod, &containers, known).await {
-                    tracing::error!(pod = %pod.id, error = in_full(&error), "what its monitor told could not be recorded");
-                }
+                self.take_stock(pod, &containers, known).await;
             }
             Err(error) => {
                 tracing::error!(pod = %pod.id, error = in_full(&error), "its monitor does not tell its state; it is asked again");
@@ -105,10 +104,7 @@ impl Node {
                 }
                 if let Ok(known) = known {
                     let containers: Vec<_> = world.containers_of(&pod.id).cloned().collect();
-                    if let Err(error) = node.take_stock(&pod, &containers, known).await {
-                        tracing::error!(pod = %pod.id, error = in_full(&error), "what its monitor told could not be recorded");
-                    }
-                    return;
+                    return node.take_stock(&pod, &containers, known).await;
                 }
             }
         });
@@ -116,11 +112,11 @@ impl Node {
 
     /// Bring a pod's containers in line with what its monitor knows of them.
     async fn take_stock(
-        &self,
+        self: &Arc<Self>,
         pod: &Pod,
         containers: &[Arc<Container>],
         known: Vec<runtime::ContainerState>,
-    ) -> Result<(), EngineError> {
+    ) {
         let mut seen = HashSet::new();
         for container in known {
             seen.insert(container.id.clone());
@@ -149,13 +145,22 @@ impl Node {
                 )
                 .await;
             }
-            self.settle_start(container).await?;
+            if let Err(error) = self.settle_start(&container.id).await {
+                tracing::error!(
+                    container = %container.id,
+                    error = in_full(&error),
+                    "whether it was started is not known; its runtime is asked again"
+                );
+                self.settle_start_later(container.id.clone());
+            }
         }
-        Ok(())
     }
 
     /// A server that died between the runtime's `start` and the record of it left a running container as created.
-    async fn settle_start(&self, container: &Container) -> Result<(), EngineError> {
+    async fn settle_start(&self, id: &ContainerId) -> Result<(), EngineError> {
+        let Ok(container) = self.find_container(id.as_str()) else {
+            return Ok(());
+        };
         if container.state != ContainerState::Created {
             return Ok(());
         }
@@ -171,11 +176,36 @@ impl Node {
             let now = crate::ledger::unix_now_ns();
             self.ledger
                 .change_container(&container.id, |container| {
-                    Some(crate::world::started(container, now))
+                    (container.started_at_unix_ns == 0)
+                        .then(|| crate::world::started(container, now))
                 })
                 .await?;
         }
         Ok(())
+    }
+
+    /// Ask the runtime until it answers, or the container is not a created one any more.
+    fn settle_start_later(self: &Arc<Self>, id: ContainerId) {
+        let node = Arc::downgrade(self);
+        tokio::spawn(async move {
+            let mut pauses = Pauses::default();
+            loop {
+                pauses.wait().await;
+                let Some(node) = node.upgrade() else { return };
+                if !node.ledger.world().containers.contains_key(&id) {
+                    return;
+                }
+                let live = node.live.container(&id);
+                // A start that is asked for now waits until it is known whether there was one.
+                let _turn = live.turn.lock().await;
+                match node.settle_start(&id).await {
+                    Ok(()) => return,
+                    Err(error) => {
+                        tracing::warn!(container = %id, error = in_full(&error), "its runtime still does not tell whether it was started");
+                    }
+                }
+            }
+        });
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use crate::{
     fake_monitor::FakeMonitor,
     samples::{self, PATIENCE, TestNode, ended, exited, running},
-    world::{ContainerState, PodState},
+    world::{Container, ContainerState, PodState, World},
 };
 
 #[tokio::test]
@@ -82,4 +82,44 @@ async fn a_monitor_is_asked_by_the_connection_that_lasts() {
         code = ended(&test, &unknown.id) => assert_eq!(code, 255),
         () = told => {}
     }
+}
+
+#[tokio::test]
+async fn a_runtime_that_does_not_tell_keeps_no_other_container_from_its_record() {
+    let pod = samples::pod();
+    let created = || Container {
+        state: ContainerState::Created,
+        started_at_unix_ns: 0,
+        ..samples::container(&pod.id)
+    };
+    let containers = [created(), created(), created()];
+    // Whichever it is asked for first, it does not tell of.
+    let script = r#"case "$*" in
+        *state*) if mkdir asked; then exit 1; fi; echo '{"status":"running","pid":1}' ;;
+    esac"#;
+    let test = TestNode::with_runtime(std::slice::from_ref(&pod), &containers, script).await;
+    let fake = FakeMonitor::listen(&test.node.paths.monitor_socket(&pod.id));
+    let known = containers
+        .iter()
+        .map(|container| running(&container.id))
+        .collect();
+    let answer = async {
+        let mut connection = fake.accept().await;
+        connection.tell_state(known).await;
+        connection
+    };
+    let ((), _connection) = tokio::join!(test.node.restore_pod(&pod), answer);
+    let started = |world: &World| {
+        let containers = world.containers.values();
+        containers
+            .filter(|container| container.state == ContainerState::Running)
+            .count()
+    };
+    assert!(started(&test.node.ledger.world()) >= 2);
+    let all = test
+        .node
+        .ledger
+        .until(|world| (started(world) == 3).then_some(()));
+    timeout(PATIENCE, all).await.unwrap();
+    assert!(test.directory.path().join("asked").exists());
 }
