@@ -40,6 +40,9 @@ pub enum Request {
     ReopenLog {
         /// Container id.
         id: String,
+        /// Nanoseconds of the node's monotonic clock (`CLOCK_MONOTONIC`) from which on it must not be done any more: whoever asked
+        /// has given up by then. A monitor older than this field does it whenever it comes to it.
+        until_ns: Option<u64>,
     },
     /// Tell everything. Answered by `State`.
     State,
@@ -176,8 +179,11 @@ impl Request {
                 w.number(1, u64::from(*exec));
                 CANCEL
             }
-            Self::ReopenLog { id } => {
+            Self::ReopenLog { id, until_ns } => {
                 w.bytes(1, id.as_bytes());
+                if let Some(until_ns) = until_ns {
+                    w.number(2, *until_ns);
+                }
                 REOPEN_LOG
             }
             Self::State => STATE,
@@ -229,13 +235,17 @@ impl Request {
                     exec: exec.ok_or(WireError::Missing(1))?,
                 })
             }
-            REOPEN_LOG => Ok(Self::ReopenLog {
-                id: read_id(fields)?.0,
-            }),
+            REOPEN_LOG => {
+                let (id, until_ns) = read_id(fields)?;
+                Ok(Self::ReopenLog { id, until_ns })
+            }
             STATE => Ok(Self::State),
             FORGET => {
                 let (id, deadline_ms) = read_id(fields)?;
-                Ok(Self::Forget { id, deadline_ms })
+                Ok(Self::Forget {
+                    id,
+                    deadline_ms: deadline_ms.unwrap_or_default(),
+                })
             }
             END => Ok(Self::End),
             kind => Err(WireError::Kind(kind)),
@@ -340,13 +350,13 @@ fn read_exec(fields: Reader<'_>) -> Result<ExecOrder, WireError> {
     Ok(order)
 }
 
-fn read_id(fields: Reader<'_>) -> Result<(String, u64), WireError> {
-    let (mut id, mut number) = (None, 0);
+fn read_id(fields: Reader<'_>) -> Result<(String, Option<u64>), WireError> {
+    let (mut id, mut number) = (None, None);
     for field in fields {
         let field = field?;
         match field.tag {
             1 => id = Some(field.text()?),
-            2 => number = field.number()?,
+            2 => number = Some(field.number()?),
             _ => {}
         }
     }

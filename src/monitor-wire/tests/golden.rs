@@ -145,8 +145,18 @@ fn requests() {
         "15000000010005000700000001080000000600000000000000",
     );
     request(
-        &Request::ReopenLog { id: "c1".into() },
+        &Request::ReopenLog {
+            id: "c1".into(),
+            until_ns: None,
+        },
         "0f000000010006000700000001020000006331",
+    );
+    request(
+        &Request::ReopenLog {
+            id: "c1".into(),
+            until_ns: Some(10),
+        },
+        "1c000000010006000700000001020000006331 02080000000a00000000000000",
     );
     request(&Request::State, "080000000100070007000000");
     request(
@@ -254,14 +264,21 @@ fn attach_frames() {
 /// A later release's request: fields with tags that this one does not know, and one that it knows left out.
 #[test]
 fn unknown_fields_are_skipped_and_absent_ones_take_their_default() {
-    let mut frame = Request::ReopenLog { id: "c1".into() }.to_frame(7);
+    let mut frame = Request::ReopenLog {
+        id: "c1".into(),
+        until_ns: None,
+    }
+    .to_frame(7);
     let mut body = vec![250, 3, 0, 0, 0, 1, 2, 3];
     body.extend_from_slice(&frame.body);
     body.extend_from_slice(&[251, 0, 0, 0, 0]);
     frame.body = body;
     assert_eq!(
         Request::from_frame(&frame).unwrap(),
-        Request::ReopenLog { id: "c1".into() }
+        Request::ReopenLog {
+            id: "c1".into(),
+            until_ns: None
+        }
     );
 
     let mut frame = Request::Forget {

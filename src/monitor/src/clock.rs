@@ -11,6 +11,12 @@ pub(crate) fn now_ms() -> Millis {
     now.tv_sec.cast_unsigned() * 1000 + now.tv_nsec.cast_unsigned() / 1_000_000
 }
 
+/// Now in nanoseconds of the monotonic clock, which is the same for all processes of the node.
+pub(crate) fn now_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
+}
+
 /// Now, in nanoseconds since 1970.
 pub(crate) fn unix_ns() -> i64 {
     let now = clock_gettime(ClockId::Realtime);

@@ -7,7 +7,7 @@ use rustix::{
 };
 
 use crate::{
-    clock::now_ms,
+    clock::{now_ms, now_ns},
     connection::Incoming,
     container::{Stage, Waiter},
     event_loop::Monitor,
@@ -54,7 +54,9 @@ impl Monitor {
                 self.cancel_exec(connection, exec);
                 Ok(None)
             }
-            Request::ReopenLog { id } => self.reopen_log(&id).map(|()| Some(FromMonitor::Done)),
+            Request::ReopenLog { id, until_ns } => self
+                .reopen_log(&id, until_ns)
+                .map(|()| Some(FromMonitor::Done)),
             Request::State => Ok(Some(FromMonitor::State {
                 release: env!("CARGO_PKG_VERSION").to_owned(),
                 containers: self
@@ -108,7 +110,16 @@ impl Monitor {
         kill_process(*pid, signal).map_err(|error| Refusal::io("signal the container", error))
     }
 
-    fn reopen_log(&mut self, id: &str) -> Result<(), Refusal> {
+    fn reopen_log(&mut self, id: &str, until_ns: Option<u64>) -> Result<(), Refusal> {
+        // Whoever asked has been told by now that it failed, and may have moved the old file back: a new one would replace it.
+        if until_ns.is_some_and(|until| until <= now_ns()) {
+            return Err(Refusal::new(
+                Failure::Deadline,
+                format!(
+                    "the monitor came too late to the log of container {id}: it stays as it is"
+                ),
+            ));
+        }
         let at = self.find(id)?;
         let log = self
             .containers

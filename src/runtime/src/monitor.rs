@@ -9,6 +9,7 @@ use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt as _, path::Path, sync::Arc, t
 use monitor_wire::{
     CreateOrder, Failure, FromMonitor, NamespaceOrder, OomWatch, Request, UserOrder,
 };
+use rustix::time::{ClockId, clock_gettime};
 use tokio::{net::UnixStream, sync::mpsc::UnboundedReceiver};
 
 use crate::{
@@ -26,6 +27,10 @@ pub(crate) const PROMPT: Duration = Duration::from_secs(10);
 const GRACE: Duration = Duration::from_secs(5);
 /// How long forgetting waits for a container that is just ending.
 const FORGET: Duration = Duration::from_secs(5);
+
+/// How long a monitor may take to come to a log. One that comes later leaves it alone, so that a time-out means that nothing
+/// was done: the rest, [`GRACE`], is for opening a file and for the answer.
+const REOPEN: Duration = Duration::from_secs(5);
 
 /// A connection to one monitor. Cheap to clone; requests run side by side. It closes when the last clone is dropped.
 #[derive(Clone, Debug)]
@@ -171,13 +176,16 @@ impl Monitor {
         .map(drop)
     }
 
-    /// Opens the container's log file anew. On failure the old one stays in use and no file is made.
+    /// Opens the container's log file anew. On failure the old one stays in use and no file is made, then or later.
     pub async fn reopen_log(&self, id: &str) -> Result<(), RuntimeError> {
         self.ask(
             "reopen log",
             id,
-            &Request::ReopenLog { id: id.to_owned() },
-            PROMPT,
+            &Request::ReopenLog {
+                id: id.to_owned(),
+                until_ns: Some(monotonic_ns(REOPEN)),
+            },
+            REOPEN + GRACE,
         )
         .await
         .map(drop)
@@ -329,6 +337,13 @@ fn length(file: &Path) -> u64 {
     std::fs::metadata(file).map_or(0, |meta| meta.len())
 }
 
+/// The monotonic clock's reading after `delay`, in nanoseconds.
+fn monotonic_ns(delay: Duration) -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    let now = Duration::try_from(now).unwrap_or_default();
+    u64::try_from((now + delay).as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// The text that the kernel takes for a map of ids.
 fn id_map(ranges: &[(u32, u32, u32)]) -> Vec<u8> {
     let lines = ranges
@@ -344,3 +359,6 @@ fn bytes(path: &Path) -> Vec<u8> {
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

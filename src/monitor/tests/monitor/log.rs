@@ -1,7 +1,13 @@
 //! Log files.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    os::unix::{fs::MetadataExt as _, net::UnixStream},
+    time::Duration,
+};
 
+use monitor_wire::{Failure, FrameBuffer, FromMonitor, Request};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use crate::{
@@ -13,6 +19,7 @@ with_each_runtime!(
     streams_and_long_lines,
     an_unfinished_line,
     reopening,
+    reopening_too_late,
     a_full_disk,
     grandchildren_holding_the_pipe,
     nothing_is_lost_at_the_end,
@@ -135,6 +142,54 @@ async fn reopening(pod: &Pod) {
             .unwrap_err()
             .is_not_found()
     );
+}
+
+/// A request that waited while the monitor could not serve it: whoever sent it has moved the old file back.
+async fn reopening_too_late(pod: &Pod) {
+    pod.run(
+        "c",
+        &Wanted {
+            args: &sh("echo before; sleep 1000"),
+            ..Wanted::default()
+        },
+    )
+    .await;
+    eventually("the line is written", || !pod.log("c", "stdout").is_empty()).await;
+    let log = pod.path("c/0.log");
+    let inode = || fs::metadata(&log).unwrap().ino();
+    let kept = inode();
+    let rotated = pod.path("c/0.log.old");
+    let mut stream = UnixStream::connect(pod.monitor.socket()).unwrap();
+    let mut ask = |until_ns| {
+        let id = "c".to_owned();
+        let request = Request::ReopenLog { id, until_ns };
+        let bytes = request.to_frame(7).encode().unwrap();
+        stream.write_all(&bytes).unwrap();
+        let mut input = FrameBuffer::default();
+        loop {
+            if let Some(frame) = input.next_frame().unwrap() {
+                return FromMonitor::from_frame(&frame).unwrap();
+            }
+            let mut buffer = [0; 4096];
+            let length = stream.read(&mut buffer).unwrap();
+            assert_ne!(length, 0, "the monitor hung up");
+            input.push(&buffer[..length]);
+        }
+    };
+    // The clock began at the node's boot.
+    let FromMonitor::Failed { failure, .. } = ask(Some(1)) else {
+        panic!("a request from before was served");
+    };
+    assert_eq!(failure, Failure::Deadline);
+    assert_eq!(inode(), kept);
+    // In time, and of a server that sets no limit.
+    for until_ns in [Some(u64::MAX), None] {
+        fs::rename(&log, &rotated).unwrap();
+        assert_eq!(ask(until_ns), FromMonitor::Done);
+        assert!(log.exists());
+    }
+    pod.monitor.signal("c", 9).await.unwrap();
+    pod.exit("c").await;
 }
 
 async fn a_full_disk(pod: &Pod) {
