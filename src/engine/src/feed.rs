@@ -11,7 +11,9 @@
 //!   told so ([`Lost`]). What the ring holds are references to worlds, which share all that did not change between them.
 //!
 //! Nobody can be told anything while a server starts: what it finds to have stopped while none ran is kept, and told to
-//! those who subscribe within [`MEANWHILE`]. By then even a client that only lists now and then has listed.
+//! those who subscribe within [`MEANWHILE`]. By then even a client that only lists now and then has listed. So are stops that a
+//! former server recorded shortly before: at its end it recorded them when nobody was listening any more. Who was told already is
+//! told twice, which means nothing new.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -173,10 +175,15 @@ impl Feed {
         }
     }
 
-    /// The server begins to serve: from here on there may be subscribers.
-    pub(crate) fn open(&self) {
+    /// The server begins to serve: from here on there may be subscribers. `recorded` are the [`recent_stops`].
+    pub(crate) fn open(&self, recorded: Vec<LifeSubject>) {
         let mut start = self.lock();
         if let Start::Restoring(stopped) = &mut *start {
+            for subject in recorded {
+                if !stopped.contains(&subject) {
+                    stopped.push(subject);
+                }
+            }
             *start = Start::Serving {
                 since: Instant::now(),
                 stopped: std::mem::take(stopped),
@@ -219,6 +226,30 @@ impl Feed {
     fn lock(&self) -> std::sync::MutexGuard<'_, Start> {
         self.start.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What has stopped for good in the last [`MEANWHILE`], in this order: containers as they ended, then pods that are not ready
+/// without having been stopped, whose moment is not on record.
+pub(crate) fn recent_stops(world: &World, now_unix_ns: i64) -> Vec<LifeSubject> {
+    let meanwhile = i64::try_from(MEANWHILE.as_nanos()).unwrap_or(i64::MAX);
+    let mut ended: Vec<_> = world
+        .containers
+        .values()
+        .filter(|container| {
+            container.state == ContainerState::Exited
+                && container.finished_at_unix_ns >= now_unix_ns.saturating_sub(meanwhile)
+        })
+        .collect();
+    ended.sort_by_key(|container| container.finished_at_unix_ns);
+    let pods = world
+        .pods
+        .values()
+        .filter(|pod| pod.state == PodState::NotReady && !pod.released);
+    ended
+        .into_iter()
+        .map(|container| LifeSubject::Container(container.id.clone()))
+        .chain(pods.map(|pod| LifeSubject::Pod(pod.id.clone())))
+        .collect()
 }
 
 fn still_stopped(subject: &LifeSubject, world: &World) -> Option<(LifeSubject, Option<Arc<Pod>>)> {

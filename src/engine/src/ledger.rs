@@ -260,7 +260,8 @@ impl Ledger {
     /// Subscribers may come from now on.
     pub(crate) fn open_feed(&self) {
         let _order = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        self.feed.open();
+        self.feed
+            .open(feed::recent_stops(&self.world.load(), unix_now_ns()));
     }
 
     fn publish(&self, change: impl FnOnce(&mut World) -> Vec<feed::Change>) {

@@ -12,6 +12,7 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::UnixStream;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::body::Body;
@@ -32,27 +33,27 @@ const SEND_BUFFER_BYTES: usize = 1 << 20;
 /// Pause after a failed accept: without file descriptors left the next one would fail as well.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The moment at which the server takes no more calls; part of every request's extensions. Replies without an end of their
-/// own end then.
+/// The moment at which a server that ends has finished its calls, or has no more time for them; part of every request's
+/// extensions. Replies without an end of their own end then: last of all, so that they tell what those calls did.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Draining(CancellationToken);
+pub(crate) struct Closing(CancellationToken);
 
-impl Draining {
+impl Closing {
     /// Of a request that came over a connection of [`serve`]; never, for any other.
     pub(crate) fn of<T>(request: &tonic::Request<T>) -> Self {
         request.extensions().get().cloned().unwrap_or_default()
     }
 
     /// Waits for it.
-    pub(crate) async fn begins(&self) {
+    pub(crate) async fn comes(&self) {
         self.0.cancelled().await;
     }
 }
 
 /// Serves `service` on every connection that comes in, until `shutdown` ends.
 ///
-/// Calls that run then are finished, for at most `drain`; clients are told to make no new ones. Returns when the last
-/// connection is closed.
+/// Calls that run then are finished, for at most `drain`; clients are told to make no new ones. Replies without an end of
+/// their own end when the calls have, and get the last tenth of `drain` for it at least. Returns when the last connection is closed.
 pub(crate) async fn serve<S>(
     service: S,
     incoming: impl Stream<Item = io::Result<UnixStream>>,
@@ -69,6 +70,8 @@ pub(crate) async fn serve<S>(
         + 'static,
 {
     let draining = CancellationToken::new();
+    let closing = Closing::default();
+    let calls = TaskTracker::new();
     let cut = CancellationToken::new();
     let connections = TaskTracker::new();
     let mut incoming = pin!(incoming);
@@ -80,7 +83,13 @@ pub(crate) async fn serve<S>(
         };
         match accepted {
             Some(Ok(stream)) => {
-                let connection = connection(stream, service.clone(), draining.clone());
+                let connection = connection(
+                    stream,
+                    service.clone(),
+                    calls.clone(),
+                    closing.clone(),
+                    draining.clone(),
+                );
                 let cut = cut.clone();
                 connections.spawn(async move {
                     tokio::select! {
@@ -96,9 +105,14 @@ pub(crate) async fn serve<S>(
             None => break,
         }
     }
+    let cut_at = Instant::now() + drain;
     draining.cancel();
     connections.close();
-    if tokio::time::timeout(drain, connections.wait())
+    calls.close();
+    // Those that take longer go on beside the farewells.
+    let _ = tokio::time::timeout_at(cut_at - drain / 10, calls.wait()).await;
+    closing.0.cancel();
+    if tokio::time::timeout_at(cut_at, connections.wait())
         .await
         .is_err()
     {
@@ -111,8 +125,13 @@ pub(crate) async fn serve<S>(
     }
 }
 
-async fn connection<S>(stream: UnixStream, service: S, draining: CancellationToken)
-where
+async fn connection<S>(
+    stream: UnixStream,
+    service: S,
+    calls: TaskTracker,
+    closing: Closing,
+    draining: CancellationToken,
+) where
     S: Service<
             http::Request<Incoming>,
             Response = http::Response<Body>,
@@ -122,11 +141,12 @@ where
         + Send
         + 'static,
 {
-    let for_calls = Draining(draining.clone());
     let service = service_fn(move |mut request: http::Request<Incoming>| {
         let mut service = service.clone();
-        request.extensions_mut().insert(for_calls.clone());
+        request.extensions_mut().insert(closing.clone());
+        let running = calls.token();
         async move {
+            let _running = running;
             let called = request::handle(request, |request| async move {
                 match service.call(request).await {
                     Ok(response) => response,

@@ -12,7 +12,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
 use tonic::{Code, Request, Response, Status};
 
-use crate::connections::Draining;
+use crate::connections::Closing;
 use crate::describe;
 use crate::errors::status;
 use crate::face::Face;
@@ -22,21 +22,18 @@ pub(crate) type Events = BoxStream<'static, Result<cri::ContainerEventResponse, 
 
 impl Face {
     pub(crate) fn events(&self, request: &Request<cri::GetEventsRequest>) -> Response<Events> {
-        let draining = Draining::of(request);
-        Response::new(follow(self.engine.subscribe(), draining))
+        let closing = Closing::of(request);
+        Response::new(follow(self.engine.subscribe(), closing))
     }
 }
 
 /// All events of a subscription, until it or the server ends.
-fn follow(subscription: Subscription, draining: Draining) -> Events {
-    stream::unfold(Some((subscription, draining)), |state| async move {
-        let (mut subscription, draining) = state?;
+fn follow(subscription: Subscription, closing: Closing) -> Events {
+    stream::unfold(Some((subscription, closing)), |state| async move {
+        let (mut subscription, closing) = state?;
         let next = tokio::select! {
+            // What happened before the end is told before the end.
             biased;
-            () = draining.begins() => Err(status(
-                Code::Unavailable,
-                "the server shuts down: subscribe again and list",
-            )),
             next = subscription.next() => match next {
                 Ok(Some(event)) => Ok(message(&event)),
                 Ok(None) => return None,
@@ -48,9 +45,13 @@ fn follow(subscription: Subscription, draining: Draining) -> Events {
                     ),
                 )),
             },
+            () = closing.comes() => Err(status(
+                Code::Unavailable,
+                "the server shuts down: subscribe again and list",
+            )),
         };
         // An error is the last that a stream says.
-        let state = next.is_ok().then_some((subscription, draining));
+        let state = next.is_ok().then_some((subscription, closing));
         Some((next, state))
     })
     .boxed()

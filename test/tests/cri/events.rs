@@ -356,3 +356,50 @@ fn what_ended_while_no_server_ran_is_told_by_the_next_one() {
         Ok(())
     });
 }
+
+#[test]
+fn what_ends_while_the_server_ends_is_told() {
+    world!(async |node| {
+        let pod = node.run_pod("drain").await?;
+        node.image("busybox:latest").await?;
+        let script = "trap 'sleep 2; exit 4' TERM; while :; do sleep 0.05; done";
+        let ends = node.run(&pod, "ends", script).await?;
+        let mut events = subscribe(&node.cri()).await?;
+        // A stop that goes on when the server is told to end.
+        let client = node.cri();
+        let stopping = tokio::spawn({
+            let ends = ends.clone();
+            async move { client.stop(&ends, 30).await }
+        });
+        settle::until_true("the container ends", async || {
+            // Not the shell, which has the same words in its script.
+            let sleeps = processes::with_command("sleep 2");
+            Ok(sleeps
+                .iter()
+                .any(|process| process.command.starts_with("sleep")))
+        })
+        .await?;
+        let status = node.stop_server().await?;
+        ensure!(status.success(), "{status}");
+        stopping.await.context("the stop")??;
+        let event = next(&mut events).await?;
+        ensure!(
+            event.container_id == ends && event.container_event_type() == Stopped,
+            "{event:?}"
+        );
+        // Last of all.
+        match events.message().await {
+            Err(status) => ensure!(status.code() == Code::Unavailable, "{status:?}"),
+            other => bail!("{other:?}"),
+        }
+        // Who had gone already is told by the next server.
+        node.start_server().await?;
+        let mut events = subscribe(&node.cri()).await?;
+        let event = next(&mut events).await?;
+        ensure!(
+            event.container_id == ends && event.container_event_type() == Stopped,
+            "{event:?}"
+        );
+        Ok(())
+    });
+}

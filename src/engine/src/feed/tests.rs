@@ -76,7 +76,7 @@ fn pod_event(feed: &Feed, pod: &Arc<Pod>, number: &mut i64) {
 #[tokio::test]
 async fn every_subscriber_gets_every_event_in_order() {
     let feed = Feed::default();
-    feed.open();
+    feed.open(Vec::new());
     let world = Arc::new(World::default());
     let mut subscribers = [feed.subscribe(&world, || 0), feed.subscribe(&world, || 0)];
     let pod = Arc::new(samples::pod());
@@ -96,7 +96,7 @@ async fn every_subscriber_gets_every_event_in_order() {
 #[tokio::test]
 async fn a_subscriber_that_does_not_read_is_told_that_it_lost_events() {
     let feed = Feed::default();
-    feed.open();
+    feed.open(Vec::new());
     let world = Arc::new(World::default());
     let mut slow = feed.subscribe(&world, || 0);
     let pod = Arc::new(samples::pod());
@@ -133,7 +133,7 @@ async fn what_stopped_during_the_start_is_told_to_those_who_come_later() {
     let changes = container_changes(Some(&running), Some(&ended), Some(&pod));
     feed.tell(changes, &world, || 1);
     feed.tell(pod_changes(Some(&gone), None), &world, || 2);
-    feed.open();
+    feed.open(Vec::new());
     for _ in 0..2 {
         let mut subscriber = feed.subscribe(&world, || 3);
         let event = subscriber.next().await.unwrap().unwrap();
@@ -145,4 +145,52 @@ async fn what_stopped_during_the_start_is_told_to_those_who_come_later() {
             "what is gone is told"
         );
     }
+}
+
+#[tokio::test]
+async fn recent_stops_on_record_are_told_once_more() {
+    const SECOND: i64 = 1_000_000_000;
+    let now = 10_000 * SECOND;
+    let pod = Arc::new(samples::pod());
+    let paused_out = Arc::new(Pod {
+        id: PodId::random(),
+        state: PodState::NotReady,
+        ..samples::pod()
+    });
+    let stopped = Arc::new(Pod {
+        id: PodId::random(),
+        state: PodState::NotReady,
+        released: true,
+        ..samples::pod()
+    });
+    let ended = |seconds_ago| {
+        Arc::new(Container {
+            state: ContainerState::Exited,
+            finished_at_unix_ns: now - seconds_ago * SECOND,
+            ..samples::container(&pod.id)
+        })
+    };
+    let (old, early, late) = (ended(3_600), ended(20), ended(10));
+    let mut world = World::default();
+    for pod in [&pod, &paused_out, &stopped] {
+        world.pods.insert(pod.id.clone(), Arc::clone(pod));
+    }
+    let running = Arc::new(samples::container(&pod.id));
+    for container in [&old, &late, &early, &running] {
+        world
+            .containers
+            .insert(container.id.clone(), Arc::clone(container));
+    }
+    let world = Arc::new(world);
+    let feed = Feed::default();
+    // The restore found one of them anew.
+    let found = container_changes(Some(&running), Some(&late), Some(&pod));
+    feed.tell(found, &world, || 1);
+    feed.open(recent_stops(&world, now));
+    let mut subscriber = feed.subscribe(&world, || 3);
+    for wanted in [late.id.as_str(), early.id.as_str(), paused_out.id.as_str()] {
+        let event = subscriber.next().await.unwrap().unwrap();
+        assert_eq!((event.kind, event.subject.id()), (Stopped, wanted));
+    }
+    assert!(subscriber.meanwhile.next().is_none());
 }

@@ -25,6 +25,7 @@ use crate::list::{Pieces, encoded};
 #[derive(Clone, Debug, Default)]
 struct Fake {
     pulls: Arc<AtomicUsize>,
+    pulled: Arc<AtomicUsize>,
 }
 
 fn image(id: &str) -> cri::Image {
@@ -46,13 +47,23 @@ impl ImageService for Fake {
 
     type StreamImagesStream = Pieces<cri::Image>;
 
-    /// One piece, and then nothing more for ever.
+    /// One piece, and then nothing more for ever; with a filter, how many images were pulled when the server closes.
     async fn stream_images(
         &self,
-        _: Request<cri::StreamImagesRequest>,
+        request: Request<cri::StreamImagesRequest>,
     ) -> Result<Response<Self::StreamImagesStream>, Status> {
         let first = stream::iter([Ok(vec![image("a")].into())]);
-        Ok(Response::new(first.chain(stream::pending()).boxed()))
+        let closing = Closing::of(&request);
+        if request.into_inner().filter.is_none() {
+            return Ok(Response::new(first.chain(stream::pending()).boxed()));
+        }
+        let pulled = Arc::clone(&self.pulled);
+        let last = stream::once(async move {
+            closing.comes().await;
+            let pulled = pulled.load(Ordering::Relaxed).to_string();
+            Ok(vec![image(&pulled)].into())
+        });
+        Ok(Response::new(first.chain(last).boxed()))
     }
 
     /// As large as asked for.
@@ -81,6 +92,7 @@ impl ImageService for Fake {
     ) -> Result<Response<cri::PullImageResponse>, Status> {
         self.pulls.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_millis(500)).await;
+        self.pulled.fetch_add(1, Ordering::Relaxed);
         Ok(Response::new(cri::PullImageResponse {
             image_ref: "pulled".to_owned(),
         }))
@@ -257,6 +269,30 @@ async fn running_calls_are_finished_at_the_shutdown() {
         pull.await.unwrap().unwrap().into_inner().image_ref,
         "pulled"
     );
+    running.server.await.unwrap();
+}
+
+#[tokio::test]
+async fn streams_end_after_the_calls() {
+    let mut running = Running::start(LONG);
+    let mut client = running.client().await;
+    let mut stream = client
+        .stream_images(cri::StreamImagesRequest {
+            filter: Some(cri::ImageFilter::default()),
+        })
+        .await
+        .unwrap()
+        .into_inner();
+    stream.message().await.unwrap();
+    let pull =
+        tokio::spawn(async move { client.pull_image(cri::PullImageRequest::default()).await });
+    while running.fake.pulls.load(Ordering::Relaxed) == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let _ = running.shutdown.take().unwrap().send(());
+    let last = stream.message().await.unwrap().unwrap();
+    assert_eq!(last.into_vec().unwrap(), [image("1")]);
+    assert!(pull.await.unwrap().is_ok());
     running.server.await.unwrap();
 }
 
