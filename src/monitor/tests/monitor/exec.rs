@@ -50,6 +50,12 @@ async fn output_and_codes(pod: &Pod) {
     assert_eq!((captured.exit.code, captured.exit.timed_out), (3, false));
     let captured = pod.exec("c", &sh("kill -9 $$"), None).await.unwrap();
     assert_eq!(captured.exit.code, 137);
+    // Limits that milliseconds in 32 bits, or the clock itself, cannot count.
+    for seconds in [30 * 24 * 3600, i64::MAX.cast_unsigned(), u64::MAX] {
+        let limit = Some(Duration::from_secs(seconds));
+        let captured = pod.exec("c", &sh("sleep 0.1; exit 5"), limit).await;
+        assert_eq!(captured.unwrap().exit.code, 5, "{seconds}");
+    }
     // More than the cap is read and dropped.
     let file = pod.exec_json("exec", &sh("head -c 3000000 /dev/zero"), false);
     let captured = pod

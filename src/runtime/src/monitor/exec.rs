@@ -161,9 +161,12 @@ impl Monitor {
             deadline_ms: request.deadline.map(millis),
         };
         let log = files.log.clone();
-        let until = request
-            .deadline
-            .map(|deadline| Instant::now() + deadline + GRACE);
+        // What lies beyond the clock's range is never.
+        let until = request.deadline.and_then(|deadline| {
+            Instant::now()
+                .checked_add(deadline)
+                .and_then(|at| at.checked_add(GRACE))
+        });
         let ticket = self.link.open(&Request::Exec(order), descriptors)?;
         let mut call = Call {
             ticket,
