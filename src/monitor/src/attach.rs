@@ -23,7 +23,7 @@ use crate::{
 const QUEUE_BYTES_HIGH: usize = 64 * 1024;
 /// The output goes on when no client is left for which more than this is kept.
 const QUEUE_BYTES_LOW: usize = 16 * 1024;
-/// Output kept for a client at most. More than the mark, because what the pipes hold when a container ends is read at once.
+/// Output kept for a client at most, beside what [`Attach::make_room`] adds.
 const QUEUE_BYTES_MAX: usize = 512 * 1024;
 /// Input that a client may have sent beyond a whole frame.
 const INPUT_BYTES_MAX: usize = 256 * 1024;
@@ -36,6 +36,8 @@ pub(crate) struct Attach {
     listener: Watch,
     path: PathBuf,
     clients: Vec<Client>,
+    /// Output kept for a client at most.
+    queue_bytes_max: usize,
     ended: bool,
 }
 
@@ -76,6 +78,7 @@ impl Attach {
             listener,
             path,
             clients: Vec::new(),
+            queue_bytes_max: QUEUE_BYTES_MAX,
             ended: false,
         })
     }
@@ -118,7 +121,7 @@ impl Attach {
             greeting.extend(AttachFrame::Ended.encode().unwrap_or_default());
         }
         // A client of a container without output any more is told so and left to hang up.
-        client.send(&greeting, &[]);
+        client.send(&greeting, &[], self.queue_bytes_max);
         self.clients.push(client);
     }
 
@@ -152,11 +155,16 @@ impl Attach {
         }
     }
 
+    /// So much is about to be read at once, whether or not clients keep up: what they have not read yet is kept beside it.
+    pub(crate) fn make_room(&mut self, bytes: usize) {
+        self.queue_bytes_max = self.most_queued() + QUEUE_BYTES_MAX + bytes;
+    }
+
     /// Sends output to everyone, and cuts off whose queue is full.
     pub(crate) fn output(&mut self, stderr: bool, data: &[u8]) {
         if let Ok(header) = output_header(stderr, data.len()) {
             for client in &mut self.clients {
-                client.send(&header, data);
+                client.send(&header, data, self.queue_bytes_max);
             }
         }
     }
@@ -167,7 +175,7 @@ impl Attach {
             self.ended = true;
             let farewell = AttachFrame::Ended.encode().unwrap_or_default();
             for client in &mut self.clients {
-                client.send(&farewell, &[]);
+                client.send(&farewell, &[], self.queue_bytes_max);
             }
         }
     }
@@ -265,7 +273,7 @@ impl Client {
     }
 
     /// Sends what it can and keeps the rest, within bounds.
-    fn send(&mut self, header: &[u8], data: &[u8]) {
+    fn send(&mut self, header: &[u8], data: &[u8], queue_bytes_max: usize) {
         if self.cut_off {
             return;
         }
@@ -288,6 +296,9 @@ impl Client {
             .extend_from_slice(header.get(sent..).unwrap_or_default());
         self.queue
             .extend_from_slice(data.get(from_data..).unwrap_or_default());
+        if self.queue.len() > queue_bytes_max {
+            return self.cut_off();
+        }
         self.settle();
     }
 
@@ -306,9 +317,6 @@ impl Client {
     }
 
     fn settle(&mut self) {
-        if self.queue.len() > QUEUE_BYTES_MAX {
-            return self.cut_off();
-        }
         if self.queue.is_empty() {
             self.queue = Vec::new();
         }

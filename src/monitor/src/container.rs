@@ -21,6 +21,7 @@ use std::{
 use monitor_wire::{ContainerRecord, ExitRecord};
 use rustix::{
     event::epoll::EventFlags,
+    pipe::fcntl_getpipe_size,
     process::Pid,
     termios::{Winsize, tcsetwinsize},
 };
@@ -38,8 +39,11 @@ use crate::{
 
 /// Reads of one stream per event: a loud container must not starve the others.
 const READS_PER_EVENT: usize = 8;
-/// Reads of one stream when its container has ended: 4 MiB, far more than a pipe holds. No client is waited for then.
+/// Reads of one stream when its container has ended: 4 MiB, more than a pipe holds without privileges. No client is waited for
+/// then.
 const READS_AT_END: usize = 256;
+/// More than a terminal holds.
+const TERMINAL_BYTES: usize = 256 * 1024;
 /// How long streams are read on when the container has ended and something else holds them.
 const DRAIN_MS: Millis = 2_000;
 
@@ -202,12 +206,31 @@ impl Container {
 
     /// Reads what a stream has, as much as is fair.
     pub(crate) fn output_ready(&mut self, stderr: bool) {
-        self.read_output(stderr, READS_PER_EVENT, true);
+        self.read_output(stderr, READS_PER_EVENT, usize::MAX, true);
     }
 
-    fn read_output(&mut self, stderr: bool, reads: usize, waits: bool) {
+    /// Reads what lay in the streams when this began, and keeps all of it for the clients: a container may have given its pipes
+    /// more room than its clients' queues have. What others still write is read as usual.
+    fn read_rest(&mut self) {
+        let [stdout, stderr] = [&self.stdout, &self.stderr].map(|output| {
+            output.as_ref().map_or(0, |output| {
+                let size = fcntl_getpipe_size(&output.watch).unwrap_or(TERMINAL_BYTES);
+                size.min(READS_AT_END * READ_BYTES)
+            })
+        });
+        if let Some(attach) = &mut self.attach {
+            attach.make_room(stdout + stderr);
+        }
+        self.read_output(false, READS_AT_END, stdout, false);
+        self.read_output(true, READS_AT_END, stderr, false);
+    }
+
+    /// Stops after so many reads, and with the first read beyond so many bytes, which may find the end.
+    fn read_output(&mut self, stderr: bool, reads: usize, bytes: usize, waits: bool) {
         let mut buffer = [0; READ_BYTES];
-        for _ in 0..reads {
+        let mut seen = 0_usize;
+        // One more, for the end.
+        for _ in 0..=reads {
             // Before the first read too: an event may be of the same round as the one that made the output wait.
             if waits && self.hold.is_held() {
                 return;
@@ -223,6 +246,8 @@ impl Container {
                 Read::End => return self.close_output(stderr),
                 Read::Data(length) => length,
             };
+            let is_last = seen >= bytes;
+            seen += length;
             let data = buffer.get(..length).unwrap_or_default();
             if let Some(log) = &mut self.log {
                 output.lines.feed(data, unix_ns(), now_ms(), log);
@@ -231,6 +256,9 @@ impl Container {
                 attach.output(stderr, data);
                 let turn = self.hold.after_output(attach.is_behind(), now_ms());
                 self.take(turn);
+            }
+            if is_last {
+                return;
             }
         }
     }
@@ -287,8 +315,7 @@ impl Container {
     /// The init process has ended: takes in what it printed, and closes its input.
     pub(crate) fn end_streams(&mut self) {
         self.stdin = None;
-        self.read_output(false, READS_AT_END, false);
-        self.read_output(true, READS_AT_END, false);
+        self.read_rest();
         if self.stdout.is_some() || self.stderr.is_some() {
             self.drain_until = Some(now_ms() + DRAIN_MS);
         }
@@ -327,8 +354,7 @@ impl Container {
         }
         if self.drain_until.is_some_and(|until| until <= now) {
             // What was held for a client is still for the log.
-            self.read_output(false, READS_AT_END, false);
-            self.read_output(true, READS_AT_END, false);
+            self.read_rest();
             self.close_output(false);
             self.close_output(true);
         }

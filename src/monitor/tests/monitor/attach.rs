@@ -21,6 +21,7 @@ with_each_runtime!(
     a_client_that_reads_late,
     a_client_that_keeps_up,
     the_end_of_a_held_container,
+    the_end_of_a_container_with_large_pipes,
     unread_input,
     after_the_end
 );
@@ -305,6 +306,33 @@ async fn the_end_of_a_held_container(pod: &Pod) {
     let logged = logged_bytes(pod);
     assert!(logged < LOUD_BYTES - 1, "nothing held it");
     assert_eq!(rest(&mut client), (logged, true));
+}
+
+/// A pipe that its container has enlarged holds more than a client's queue does.
+async fn the_end_of_a_container_with_large_pipes(pod: &Pod) {
+    const BYTES: usize = 1_200_000;
+    pod.run(
+        "c",
+        &Wanted {
+            args: &sh(&format!("read go; head -c {BYTES} /dev/zero")),
+            stdin: true,
+            ..Wanted::default()
+        },
+    )
+    .await;
+    let pid = pod.container("c").await.unwrap().pid.unwrap();
+    let pipe = std::fs::OpenOptions::new()
+        .write(true)
+        .open(format!("/proc/{pid}/fd/1"))
+        .unwrap();
+    let size = rustix::pipe::fcntl_setpipe_size(&pipe, 1 << 20).unwrap();
+    drop(pipe);
+    let mut client = Client::connect(pod, "c");
+    // It reads nothing before the container has ended.
+    client.send(&AttachFrame::Stdin(b"go\n".to_vec()));
+    assert_eq!(pod.exit("c").await.code, 0);
+    assert!(size < BYTES, "nothing was read before the end");
+    assert_eq!(rest(&mut client), (BYTES, true));
 }
 
 async fn unread_input(pod: &Pod) {
