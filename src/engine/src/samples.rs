@@ -249,10 +249,8 @@ pub(crate) async fn ended(test: &TestNode, id: &ContainerId) -> i32 {
         let container = &world.containers[id];
         (container.state == ContainerState::Exited).then_some(container.exit_code)
     });
-    match tokio::time::timeout(PATIENCE, seen).await {
-        Ok(code) => code,
-        Err(_) => panic!("it did not end"),
-    }
+    let code = tokio::time::timeout(PATIENCE, seen).await;
+    code.unwrap_or_else(|_| panic!("it did not end"))
 }
 
 fn good<T, E: std::fmt::Display>(result: Result<T, E>) -> T {

@@ -105,14 +105,15 @@ pub(crate) async fn serve<S>(
             None => break,
         }
     }
-    let cut_at = Instant::now() + drain;
+    let begun = Instant::now();
     draining.cancel();
     connections.close();
     calls.close();
     // Those that take longer go on beside the farewells.
-    let _ = tokio::time::timeout_at(cut_at - drain / 10, calls.wait()).await;
+    let _ = tokio::time::timeout(drain / 10 * 9, calls.wait()).await;
     closing.0.cancel();
-    if tokio::time::timeout_at(cut_at, connections.wait())
+    let left = drain.saturating_sub(begun.elapsed());
+    if tokio::time::timeout(left, connections.wait())
         .await
         .is_err()
     {
