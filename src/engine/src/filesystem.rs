@@ -192,6 +192,13 @@ impl Order {
         }
         Ok(())
     }
+
+    /// Make the directory of what the server mounts for the container, seen in no other mount namespace: a container that
+    /// has the node's root as a volume would keep file systems busy there.
+    fn set_volumes_apart(&self) -> Result<(), EngineError> {
+        pod_files::make_dir(&self.volumes)?;
+        Ok(sys::mount::set_apart(&self.volumes)?)
+    }
 }
 
 fn make(mut order: Order) -> Result<Filesystem, EngineError> {
@@ -238,8 +245,12 @@ fn make(mut order: Order) -> Result<Filesystem, EngineError> {
         let HostVolume { mount, held } = volume;
         let at = order.volumes.join(index.to_string());
         let mount = match (order.images.get(index), held) {
-            (Some(Some(image)), _) => image_mount(&order, mount, image, &at, shift.as_ref())?,
+            (Some(Some(image)), _) => {
+                order.set_volumes_apart()?;
+                image_mount(&order, mount, image, &at, shift.as_ref())?
+            }
             (_, Some(held)) if order.look.maps_ids && !mount.uid_mappings.is_empty() => {
+                order.set_volumes_apart()?;
                 mapped_mount(&order, mount, &held, namespace.as_ref(), &at)?
             }
             _ => mount,
@@ -449,7 +460,7 @@ pub(crate) fn take_apart(
     id: &ContainerId,
 ) -> Result<(), EngineError> {
     let bundle = paths.bundle(id);
-    // A mount that is left would have what is in it deleted with the bundle.
+    // Mounts first: a bundle in which one is left is not removed.
     sys::mount::unmount(&bundle.join("layers"))?;
     let listing = |source| EngineError::Io {
         action: "list",
@@ -465,21 +476,153 @@ pub(crate) fn take_apart(
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(listing(error)),
     }
+    sys::mount::unmount_copy(&paths.volumes(id))?;
     Rootfs::unmount(store, id.as_str(), &paths.rootfs(id))?;
-    match sys::mount::remove_tree(&bundle) {
-        // A command that began meanwhile left its file behind what had been listed.
+    Ok(once_more_if_filled(|| sys::mount::remove_tree(&bundle))?)
+}
+
+/// A command that began meanwhile leaves its file where all had been removed already. Further ones are refused by then.
+fn once_more_if_filled(mut remove: impl FnMut() -> Result<(), SysError>) -> Result<(), SysError> {
+    match remove() {
         Err(error) if error.io().map(io::Error::kind) == Some(io::ErrorKind::DirectoryNotEmpty) => {
-            Ok(sys::mount::remove_tree(&bundle)?)
+            remove()
         }
-        removed => Ok(removed?),
+        removed => removed,
     }
 }
 
 #[cfg(test)]
 mod test {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use std::fs;
+
+    use nix::sched::CloneFlags;
     use rstest::rstest;
+    use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+    use sys::mount::is_mount_point;
 
     use super::*;
+
+    /// A container's bundle, in a mount namespace of the test's own thread. The mounts go with the thread.
+    struct Fixture {
+        dir: tempfile::TempDir,
+        store: LayerStore,
+        paths: Paths,
+        id: ContainerId,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            nix::sched::unshare(CloneFlags::CLONE_NEWNS).unwrap();
+            let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+            mount_change("/", private).unwrap();
+            let dir = tempfile::tempdir().unwrap();
+            mount("tmpfs", dir.path(), "tmpfs", MountFlags::empty(), c"").unwrap();
+            let id = ContainerId::random();
+            let paths = Paths::new(&dir.path().join("run"), &dir.path().join("netns"));
+            fs::create_dir_all(paths.rootfs(&id)).unwrap();
+            fs::write(paths.bundle(&id).join("config.json"), "{}").unwrap();
+            Self {
+                store: LayerStore::open(&dir.path().join("store"), &[]).unwrap(),
+                dir,
+                paths,
+                id,
+            }
+        }
+
+        fn take_apart(&self) -> Result<(), EngineError> {
+            take_apart(&self.store, &self.paths, &self.id)
+        }
+
+        /// A user's volume with a file, and a file system below it, all shared as a node's mounts are.
+        fn volume(&self) -> (PathBuf, PathBuf) {
+            let volume = self.dir.path().join("volume");
+            let inner = volume.join("inner");
+            for place in [&volume, &inner] {
+                fs::create_dir(place).unwrap();
+                mount("tmpfs", place, "tmpfs", MountFlags::empty(), c"").unwrap();
+                mount_change(place, MountPropagationFlags::SHARED).unwrap();
+            }
+            fs::write(volume.join("precious"), "x").unwrap();
+            (volume, inner)
+        }
+    }
+
+    #[rstest]
+    #[case(true)]
+    // As servers made it that did not set volumes apart.
+    #[case(false)]
+    fn the_nodes_volumes_are_left_alone(#[case] apart: bool) {
+        let fixture = Fixture::new();
+        let (volume, inner) = fixture.volume();
+        let place = fixture.paths.volumes(&fixture.id);
+        let copy = place.join("0");
+        fs::create_dir_all(&copy).unwrap();
+        if apart {
+            sys::mount::set_apart(&place).unwrap();
+        }
+        rustix::mount::mount_bind_recursive(&volume, &copy).unwrap();
+        assert!(is_mount_point(&copy.join("inner")).unwrap());
+        fixture.take_apart().unwrap();
+        assert!(!fixture.paths.bundle(&fixture.id).exists());
+        assert!(is_mount_point(&inner).unwrap(), "it was unmounted");
+        assert!(volume.join("precious").exists());
+        // What is gone is fine.
+        fixture.take_apart().unwrap();
+    }
+
+    #[test]
+    fn a_bundle_in_which_something_is_mounted_stays() {
+        let fixture = Fixture::new();
+        let (volume, _inner) = fixture.volume();
+        let left = fixture.paths.volumes(&fixture.id).join("0/left");
+        fs::create_dir_all(&left).unwrap();
+        rustix::mount::mount_bind_recursive(&volume, &left).unwrap();
+        let words = crate::error::in_full(&fixture.take_apart().unwrap_err());
+        let wanted = format!("remove {}: something is mounted there", left.display());
+        assert!(words.contains(&wanted), "{words}");
+        assert!(volume.join("precious").exists());
+        sys::mount::unmount_copy(&left).unwrap();
+        fixture.take_apart().unwrap();
+        assert!(!fixture.paths.bundle(&fixture.id).exists());
+    }
+
+    #[test]
+    fn volumes_that_cannot_be_listed_are_not_taken_for_none() {
+        let fixture = Fixture::new();
+        let place = fixture.paths.volumes(&fixture.id);
+        fs::write(&place, "").unwrap();
+        let words = fixture.take_apart().unwrap_err().to_string();
+        assert_eq!(words, format!("list {}", place.display()));
+        let config = fixture.paths.bundle(&fixture.id).join("config.json");
+        assert!(config.exists(), "the bundle was removed");
+    }
+
+    #[rstest]
+    #[case(&[], 1, true)]
+    #[case(&[io::ErrorKind::DirectoryNotEmpty], 2, true)]
+    #[case(&[io::ErrorKind::DirectoryNotEmpty, io::ErrorKind::DirectoryNotEmpty], 2, false)]
+    #[case(&[io::ErrorKind::ResourceBusy], 1, false)]
+    fn a_directory_that_was_filled_meanwhile_is_removed_again(
+        #[case] failures: &[io::ErrorKind],
+        #[case] tries: usize,
+        #[case] succeeds: bool,
+    ) {
+        let mut tried = 0;
+        let outcome = once_more_if_filled(|| {
+            tried += 1;
+            match failures.get(tried - 1) {
+                None => Ok(()),
+                Some(kind) => Err(SysError::Path {
+                    doing: "remove",
+                    path: "/bundle".into(),
+                    source: (*kind).into(),
+                }),
+            }
+        });
+        assert_eq!((tried, outcome.is_ok()), (tries, succeeds));
+    }
 
     #[rstest]
     #[case("/data", &[], false)]

@@ -158,7 +158,7 @@ impl Node {
                 &self.paths.namespace(&remains.id, kind),
             ));
         }
-        first.note(remove_tree(&self.paths.namespaces(&remains.id)));
+        first.note(sys::mount::remove_tree(&self.paths.namespaces(&remains.id)));
         first.note(sys::mount::unmount(&self.paths.shm(&remains.id)));
         first.note(sys::mount::unmount(&self.paths.pod_files(&remains.id)));
         first.outcome()
@@ -210,7 +210,7 @@ impl Node {
                     .await,
             );
         }
-        first.note(remove_tree(&self.paths.pod(&remains.id)));
+        first.note(sys::mount::remove_tree(&self.paths.pod(&remains.id)));
         for cgroup in &remains.own_cgroups {
             first.note(self.cgroups.remove_if_empty(cgroup));
         }
@@ -307,18 +307,6 @@ pub(crate) fn joined<T>(
     outcome.unwrap_or(Err(EngineError::Interrupted {
         operation: "a blocking step",
     }))
-}
-
-/// Remove a directory with all below it. It may be gone.
-pub(crate) fn remove_tree(path: &Path) -> Result<(), EngineError> {
-    match std::fs::remove_dir_all(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(EngineError::Io {
-            action: "remove",
-            path: path.to_owned(),
-            source,
-        }),
-        _ => Ok(()),
-    }
 }
 
 fn remove_file(path: &Path) -> Result<(), EngineError> {

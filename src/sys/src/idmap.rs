@@ -267,6 +267,54 @@ mod tests {
     }
 
     #[test]
+    fn mounts_spread_between_a_copy_and_its_original_as_asked() {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        rustix::mount::mount_change("/", private).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let mount = |at: &Path| {
+            rustix::mount::mount("tmpfs", at, "tmpfs", MountFlags::empty(), c"").unwrap();
+        };
+        let is_mount = |at: &Path| crate::mount::is_mount_point(at).unwrap();
+        mount(dir.path());
+        let namespace = user_namespace(&range(), &range()).unwrap();
+        for (spread, to_copy, to_original) in [
+            (Spread::Private, false, false),
+            (Spread::Slave, true, false),
+            (Spread::AsBefore, true, true),
+        ] {
+            let original = dir.path().join(format!("{spread:?}"));
+            let copy = dir.path().join(format!("{spread:?}-copy"));
+            for place in [&original, &copy] {
+                std::fs::create_dir(place).unwrap();
+            }
+            mount(&original);
+            for name in ["before", "later", "back"] {
+                std::fs::create_dir(original.join(name)).unwrap();
+            }
+            mount(&original.join("before"));
+            let shared = MountPropagationFlags::SHARED | MountPropagationFlags::REC;
+            rustix::mount::mount_change(&original, shared).unwrap();
+            let how = Copying {
+                recursive: true,
+                spread,
+                ..Copying::default()
+            };
+            bind(hold(&original).unwrap(), &namespace, &copy, how).unwrap();
+            assert!(is_mount(&copy.join("before")), "{spread:?}");
+            mount(&original.join("later"));
+            assert_eq!(is_mount(&copy.join("later")), to_copy, "{spread:?}");
+            mount(&copy.join("back"));
+            assert_eq!(is_mount(&original.join("back")), to_original, "{spread:?}");
+            crate::mount::unmount_copy(&copy).unwrap();
+            assert!(!is_mount(&copy), "{spread:?}");
+            for name in ["before", "later"] {
+                assert!(is_mount(&original.join(name)), "{spread:?} {name}");
+            }
+        }
+    }
+
+    #[test]
     fn a_namespace_without_a_process() {
         let namespace = user_namespace(&range(), &range()).unwrap();
         let own = crate::namespace::own(crate::namespace::Kind::User);

@@ -329,6 +329,22 @@ pub fn unmount_copy(target: &Path) -> Result<(), SysError> {
     Ok(())
 }
 
+/// Makes a directory a mount of its own, on which mounts appear in no other mount namespace and in no other copy. One that is a
+/// mount already is left as it is. [`unmount_copy`] undoes it.
+///
+/// On a mount that is shared, as most are, what is mounted would be copied to namespaces of others. From there a copy of a
+/// tree could not be called back without calling back what is mounted below its original, and kept file systems busy.
+pub fn set_apart(dir: &Path) -> Result<(), SysError> {
+    if is_mount_point(dir)? {
+        return Ok(());
+    }
+    bind(dir, dir, false)?;
+    rustix::mount::mount_change(dir, MountPropagationFlags::PRIVATE).map_err(|error| {
+        let _ = unmount(dir);
+        SysError::path("set apart", dir)(error)
+    })
+}
+
 /// Whether something is mounted exactly at `target`. A target that is not there is none.
 pub fn is_mount_point(target: &Path) -> Result<bool, SysError> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;

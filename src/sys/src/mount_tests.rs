@@ -250,28 +250,92 @@ fn the_table_is_read_as_the_kernel_writes_it() {
     assert_eq!(table[1].propagation, Propagation::default());
 }
 
+/// A shared tmpfs with one mounted below it, as a user's volume may be, and a place of ours on a shared mount, of which
+/// another mount namespace has a copy.
+struct Volume {
+    dir: tempfile::TempDir,
+    volume: PathBuf,
+    inner: PathBuf,
+    place: PathBuf,
+    elsewhere: PathBuf,
+}
+
+impl Volume {
+    fn make() -> Self {
+        let dir = private_dir();
+        let at = |name: &str| {
+            let place = dir.path().join(name);
+            fs::create_dir_all(&place).unwrap();
+            place
+        };
+        let mount = |at: &Path| {
+            rustix::mount::mount("tmpfs", at, "tmpfs", MountFlags::empty(), c"").unwrap();
+            rustix::mount::mount_change(at, MountPropagationFlags::SHARED).unwrap();
+        };
+        let volume = at("volume");
+        mount(&volume);
+        let inner = at("volume/inner");
+        mount(&inner);
+        let (node, elsewhere) = (at("node"), at("elsewhere"));
+        mount(&node);
+        rustix::mount::mount_bind(&node, &elsewhere).unwrap();
+        rustix::mount::mount_change(&elsewhere, MountPropagationFlags::DOWNSTREAM).unwrap();
+        let place = at("node/volumes");
+        Self {
+            volume,
+            inner,
+            place,
+            elsewhere,
+            dir,
+        }
+    }
+
+    fn copy_to(&self, copy: &Path) {
+        fs::create_dir_all(copy).unwrap();
+        rustix::mount::mount_bind_recursive(&self.volume, copy).unwrap();
+    }
+}
+
 #[test]
 fn what_is_mounted_below_the_original_of_a_copy_stays_mounted() {
-    let dir = private_dir();
-    let (original, copy) = (dir.path().join("original"), dir.path().join("copy"));
-    for place in [&original, &copy] {
-        fs::create_dir(place).unwrap();
-    }
-    let mount = |at: &Path| {
-        rustix::mount::mount("tmpfs", at, "tmpfs", MountFlags::empty(), c"").unwrap();
-    };
-    mount(&original);
-    rustix::mount::mount_change(&original, MountPropagationFlags::SHARED).unwrap();
-    let inner = original.join("inner");
-    fs::create_dir(&inner).unwrap();
-    mount(&inner);
-    rustix::mount::mount_bind_recursive(&original, &copy).unwrap();
+    let made = Volume::make();
+    let copy = made.dir.path().join("copy");
+    made.copy_to(&copy);
     unmount_copy(&copy).unwrap();
     assert!(!is_mount_point(&copy).unwrap());
-    assert!(is_mount_point(&inner).unwrap(), "the original lost it");
+    assert!(is_mount_point(&made.inner).unwrap(), "the original lost it");
     // Neither there nor mounted: fine.
     unmount_copy(&copy).unwrap();
-    unmount_copy(&dir.path().join("none")).unwrap();
+    unmount_copy(&made.dir.path().join("none")).unwrap();
+}
+
+#[test]
+fn what_is_mounted_at_a_place_apart_reaches_no_other_namespace() {
+    let made = Volume::make();
+    set_apart(&made.place).unwrap();
+    // Again is fine.
+    set_apart(&made.place).unwrap();
+    let copy = made.place.join("0");
+    made.copy_to(&copy);
+    assert!(is_mount_point(&copy.join("inner")).unwrap());
+    let seen = below(&made.elsewhere).unwrap();
+    assert!(
+        !seen.iter().any(|mount| mount.ends_with("inner")),
+        "{seen:?}"
+    );
+    unmount_copy(&copy).unwrap();
+    unmount_copy(&made.place).unwrap();
+    assert!(is_mount_point(&made.inner).unwrap());
+    // Nothing keeps the volume's file systems busy there.
+    assert_eq!(below(&made.elsewhere).unwrap(), [made.elsewhere.clone()]);
+    assert_eq!(below(&made.place).unwrap(), [] as [PathBuf; 0]);
+    // What is left goes with the place.
+    set_apart(&made.place).unwrap();
+    made.copy_to(&copy);
+    unmount_copy(&made.place).unwrap();
+    assert!(is_mount_point(&made.inner).unwrap());
+    assert_eq!(below(&made.elsewhere).unwrap(), [made.elsewhere.clone()]);
+    assert!(set_apart(&made.place.join("none")).is_err());
 }
 
 #[test]
