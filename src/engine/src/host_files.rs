@@ -138,9 +138,14 @@ fn find_volume(
         return Err(EngineError::invalid(field("host_path"), why));
     };
     if mount.propagation != Propagation::Private {
-        let (holder, spread) = sys::mount::holder(&found.path)?;
-        check_propagation(mount.propagation, spread, host_path, &holder)
-            .map_err(|why| EngineError::invalid(field("propagation"), why))?;
+        let holder = sys::mount::holder(&found.fd)?;
+        check_propagation(
+            mount.propagation,
+            holder.propagation,
+            host_path,
+            &holder.target,
+        )
+        .map_err(|why| EngineError::invalid(field("propagation"), why))?;
     }
     host_path.clone_into(&mut mount.host_path);
     Ok(HostVolume {

@@ -54,6 +54,7 @@ fn version_one_has_a_directory_per_hierarchy() {
 #[test]
 fn co_mounted_controllers_share_a_directory() {
     let mount = |target: &str, options: &str| mount::MountInfo {
+        id: 1,
         root: "/".into(),
         target: target.into(),
         fs_type: "cgroup".to_owned(),

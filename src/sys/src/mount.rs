@@ -6,7 +6,10 @@
 use std::{
     ffi::CString,
     io,
-    os::{fd::OwnedFd, unix::ffi::OsStrExt},
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
     path::{Path, PathBuf},
 };
 
@@ -187,8 +190,6 @@ fn overlay_by_fsconfig(mount: &OverlayMount<'_>) -> Result<(), Errno> {
 }
 
 fn overlay_by_descriptors(mount: &OverlayMount<'_>) -> Result<(), SysError> {
-    use std::os::fd::AsRawFd;
-
     let open = |dir: &Path| -> Result<(OwnedFd, PathBuf), SysError> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(dir, flags, Mode::empty())
@@ -349,15 +350,35 @@ pub fn set_apart(dir: &Path) -> Result<(), SysError> {
 pub fn is_mount_point(target: &Path) -> Result<bool, SysError> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
     match rustix::fs::statx(CWD, target, flags, StatxFlags::empty()) {
-        Ok(found) => Ok(found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)),
+        Ok(found)
+            if found
+                .stx_attributes_mask
+                .contains(StatxAttributes::MOUNT_ROOT) =>
+        {
+            Ok(found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+        }
+        // Before Linux 5.8.
+        Ok(_) => is_in_table(target),
         Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
         Err(error) => Err(SysError::path("look at", target)(error)),
     }
 }
 
+/// What [`is_mount_point`] asks, by the list of all mounts.
+fn is_in_table(target: &Path) -> Result<bool, SysError> {
+    let resolve = |path: &Path| path.canonicalize().map_err(SysError::path("find", path));
+    let place = match (target.parent(), target.file_name()) {
+        (Some(parent), Some(name)) => resolve(parent)?.join(name),
+        _ => resolve(target)?,
+    };
+    Ok(table()?.iter().any(|mount| mount.target == place))
+}
+
 /// A line of /proc/self/mountinfo.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountInfo {
+    /// Its number, of which another mount may have the same once it is gone.
+    pub id: u64,
     /// The directory of the file system that is mounted, `/` for all of it.
     pub root: PathBuf,
     /// Where it is mounted.
@@ -399,21 +420,29 @@ pub fn below(dir: &Path) -> Result<Vec<PathBuf>, SysError> {
     Ok(targets)
 }
 
-/// The mount that holds `path`, which must be absolute and free of symbolic links: where it is, and how mounts spread at it.
-pub fn holder(path: &Path) -> Result<(PathBuf, Propagation), SysError> {
-    let table = table()?;
-    let mut holder: Option<&MountInfo> = None;
-    for mount in &table {
-        // A later mount on the same point covers the earlier one.
-        if path.starts_with(&mount.target)
-            && holder.is_none_or(|best| mount.target.starts_with(&best.target))
-        {
-            holder = Some(mount);
-        }
-    }
-    holder
-        .map(|mount| (mount.target.clone(), mount.propagation))
-        .ok_or_else(|| SysError::path("find the mount of", path)(io::Error::from(Errno::NOENT)))
+/// The mount that holds a file or directory, which need not be open for more than its path.
+///
+/// # Errors
+/// `NotFound` for a mount that this thread's mount namespace does not have (any more), and what keeps /proc from being read.
+pub fn holder(held: impl AsFd) -> Result<MountInfo, SysError> {
+    let name = format!("/proc/self/fdinfo/{}", held.as_fd().as_raw_fd());
+    let facts = std::fs::read_to_string(&name).map_err(SysError::path("read", &name))?;
+    // Not by its path: a mount may be covered by one that was made above it later.
+    let id = parse_mount_id(&facts).ok_or_else(|| SysError::Content {
+        path: name.clone().into(),
+        expected: "the number of a mount",
+    })?;
+    table()?
+        .into_iter()
+        .find(|mount| mount.id == id)
+        .ok_or_else(|| SysError::path("find the mount of", name)(io::Error::from(Errno::NOENT)))
+}
+
+/// The mount's number in what /proc says about a descriptor.
+fn parse_mount_id(facts: &str) -> Option<u64> {
+    let mut lines = facts.lines();
+    let number = lines.find_map(|line| line.strip_prefix("mnt_id:"))?;
+    number.trim().parse().ok()
 }
 
 /// Removes a directory with all below it, but nothing that is mounted there: a mount that is met is an error, and what is in
@@ -465,7 +494,8 @@ fn parse_table(bytes: &[u8]) -> Vec<MountInfo> {
 /// may stand between the options and the hyphen.
 fn parse_mount(line: &[u8]) -> Option<MountInfo> {
     let mut words = line.split(|byte| *byte == b' ');
-    let root = unescape(words.nth(3)?);
+    let id = std::str::from_utf8(words.next()?).ok()?.parse().ok()?;
+    let root = unescape(words.nth(2)?);
     let target = unescape(words.next()?);
     let _options = words.next()?;
     let mut propagation = Propagation::default();
@@ -475,6 +505,7 @@ fn parse_mount(line: &[u8]) -> Option<MountInfo> {
     }
     let text = |word: &[u8]| String::from_utf8_lossy(&unescape_bytes(word)).into_owned();
     Some(MountInfo {
+        id,
         root,
         target,
         fs_type: text(words.next()?),

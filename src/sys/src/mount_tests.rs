@@ -230,10 +230,63 @@ fn unmounting_what_is_not_there() {
 fn propagation_of_the_holding_mount() {
     let root = private_dir();
     let inside = root.path().join("some/path");
-    assert!(!holder(&inside).unwrap().1.shared);
+    fs::create_dir_all(&inside).unwrap();
+    let held = crate::idmap::hold(&inside).unwrap();
+    let spread = || holder(&held).unwrap().propagation;
+    assert!(!spread().shared);
     rustix::mount::mount_change(root.path(), MountPropagationFlags::SHARED).unwrap();
-    assert!(holder(&inside).unwrap().1.shared);
-    assert!(!holder(Path::new("/")).unwrap().1.shared);
+    assert!(spread().shared);
+    assert_eq!(holder(&held).unwrap().target, root.path());
+    let above = crate::idmap::hold(Path::new("/")).unwrap();
+    assert!(!holder(&above).unwrap().propagation.shared);
+}
+
+#[test]
+fn a_mount_that_a_later_one_covers_holds_nothing() {
+    let root = private_dir();
+    let outer = root.path().join("outer");
+    fs::create_dir_all(outer.join("inner")).unwrap();
+    bind(&outer.join("inner"), &outer.join("inner"), false).unwrap();
+    rustix::mount::mount_change(outer.join("inner"), MountPropagationFlags::SHARED).unwrap();
+    rustix::mount::mount("tmpfs", &outer, "tmpfs", MountFlags::empty(), c"").unwrap();
+    fs::create_dir(outer.join("inner")).unwrap();
+    let held = crate::idmap::hold(&outer.join("inner")).unwrap();
+    let found = holder(&held).unwrap();
+    assert_eq!(
+        (found.target, found.propagation.shared),
+        (outer.clone(), false)
+    );
+    unmount(&outer).unwrap();
+    let error = holder(&held).unwrap_err();
+    assert_eq!(error.io().unwrap().kind(), io::ErrorKind::NotFound);
+}
+
+#[test]
+fn mount_points_are_told_by_the_table_too() {
+    let root = private_dir();
+    let (file, link) = (root.path().join("file"), root.path().join("link"));
+    fs::write(&file, "").unwrap();
+    std::os::unix::fs::symlink(root.path(), &link).unwrap();
+    bind(&file, &file, false).unwrap();
+    for (place, expected) in [
+        (root.path().to_owned(), true),
+        (file.clone(), true),
+        (link.join("file"), true),
+        (link.clone(), false),
+        (PathBuf::from("/"), true),
+        (root.path().join("none"), false),
+    ] {
+        assert_eq!(is_in_table(&place).unwrap(), expected, "{place:?}");
+        assert_eq!(is_mount_point(&place).unwrap(), expected, "{place:?}");
+    }
+}
+
+#[test]
+fn a_descriptors_mount_is_a_number() {
+    let facts = "pos:\t0\nflags:\t012100000\nmnt_id:\t27\nino:\t2\n";
+    assert_eq!(parse_mount_id(facts), Some(27));
+    assert_eq!(parse_mount_id("pos:\t0\n"), None);
+    assert_eq!(parse_mount_id("mnt_id:\tx\n"), None);
 }
 
 #[test]
@@ -242,6 +295,7 @@ fn the_table_is_read_as_the_kernel_writes_it() {
                  37 36 0:5 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\nrubbish\n\n";
     let table = parse_table(text);
     assert_eq!(table.len(), 2);
+    assert_eq!(table[0].id, 36);
     assert_eq!(table[0].root, Path::new("/a b"));
     assert_eq!(table[0].target, Path::new("/mnt\\x"));
     assert_eq!(table[0].fs_type, "ext3");

@@ -205,6 +205,59 @@ fn mounts_propagate_as_asked() {
 }
 
 #[test]
+fn propagation_that_the_nodes_mount_cannot_give_is_refused() {
+    world!(async |node| {
+        let mut config = node.pod_config("alone")?;
+        node::pod_security(&mut config).privileged = true;
+        let pod = node.run_pod_as(config).await?;
+        node.image("busybox:latest").await?;
+        let base = directory(&pod, "base")?;
+        let volume = format!("{base}/volume");
+        world::make_dirs(&volume)?;
+        world::run("mount", ["--bind", &base, &base])?;
+        let mut config = node::container("c", node::SLEEP);
+        node::security(&mut config).privileged = true;
+        let one_way = cri::MountPropagation::PropagationHostToContainer;
+        let both_ways = cri::MountPropagation::PropagationBidirectional;
+        // A new mount is in the group of the one that it is a part of, and becomes its slave.
+        for (kind, refusals) in [
+            ("--make-slave", &[(both_ways, "shared")][..]),
+            ("--make-shared", &[]),
+            (
+                "--make-private",
+                &[(one_way, "shared or slave"), (both_ways, "shared")],
+            ),
+        ] {
+            world::run("mount", [kind, &base])?;
+            for propagation in [one_way, both_ways] {
+                config.mounts = vec![cri::Mount {
+                    propagation: propagation.into(),
+                    ..mount(&volume, "/mnt")
+                }];
+                let refusal = refusals.iter().find(|(asked, _)| *asked == propagation);
+                let Some((_, needed)) = refusal else {
+                    let id = node.start_container(&pod, &config).await?;
+                    node.cri().remove(&id).await?;
+                    continue;
+                };
+                let answer = node.cri().create(&pod.id, &config, &pod.config).await;
+                let message = refused(answer, Code::InvalidArgument)?;
+                for part in [
+                    "config.mounts[0].propagation",
+                    &volume,
+                    &format!("is not {needed},"),
+                    &format!("`mount --make-rshared {base}`"),
+                ] {
+                    ensure!(message.contains(part), "{kind}: {message}");
+                }
+            }
+        }
+        world::run("umount", [&base])?;
+        Ok(())
+    });
+}
+
+#[test]
 fn mount_options_hold_and_unknown_ones_are_refused() {
     world!(async |node| {
         let pod = node.run_pod("options").await?;
