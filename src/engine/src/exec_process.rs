@@ -1,6 +1,7 @@
 //! What every command inside a running container needs, whether its output is kept (`exec_sync`) or live (`exec`).
 
 use std::{
+    io,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -21,6 +22,9 @@ use crate::{
     pod_files,
     world::{Container, ContainerState},
 };
+
+/// What errors say of a container that does not run.
+const ONLY_RUNNING: &str = "commands run in running containers only";
 
 /// A command that is ready to be run.
 #[derive(Debug)]
@@ -68,7 +72,7 @@ impl Node {
         Err(EngineError::WrongState {
             id: container.id.clone(),
             state: state_name(container.state),
-            wanted: "commands run in running containers only",
+            wanted: ONLY_RUNNING,
         })
     }
 
@@ -92,7 +96,9 @@ impl Node {
             .pod(&pod.id)
             .ok_or_else(|| EngineError::PodNotReady(pod.id.clone()))?;
 
-        let process = spec::exec_process(&self.process_of(&container)?, command, tty);
+        let gone = |error| bundle_gone(error, &container.id);
+        let process = self.process_of(&container).map_err(gone)?;
+        let process = spec::exec_process(&process, command, tty);
         let encoded = serde_json::to_vec(&process).map_err(|source| EngineError::Record {
             id: container.id.to_string(),
             source,
@@ -104,7 +110,7 @@ impl Node {
                 .bundle(&container.id)
                 .join(format!("x{number}.json")),
         );
-        pod_files::write_private(file.path(), &encoded)?;
+        pod_files::write_private(file.path(), &encoded).map_err(gone)?;
         Ok(ExecProcess {
             container,
             pod: live,
@@ -136,5 +142,45 @@ impl Node {
             )
         })?;
         Ok(live.process.get_or_init(|| process).clone())
+    }
+}
+
+/// A container that ran a moment ago, and whose bundle is gone, has been removed meanwhile.
+fn bundle_gone(error: EngineError, id: &ContainerId) -> EngineError {
+    match error {
+        EngineError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+            EngineError::WrongState {
+                id: id.clone(),
+                state: "being removed",
+                wanted: ONLY_RUNNING,
+            }
+        }
+        error => error,
+    }
+}
+
+#[cfg(test)]
+mod test {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+
+    #[test]
+    fn a_bundle_that_is_gone_is_a_container_that_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = ContainerId::random();
+        let bundle = dir.path().join(id.as_str());
+        let written = pod_files::write_private(&bundle.join("x1.json"), b"{}");
+        let read = bundle::read(&bundle).map(|_spec| ());
+        for outcome in [written, read] {
+            let words = bundle_gone(outcome.unwrap_err(), &id).to_string();
+            let wanted = format!("container {id} is being removed, and {ONLY_RUNNING}");
+            assert_eq!(words, wanted);
+        }
+        // Anything else is told as it is.
+        std::fs::write(&bundle, "").unwrap();
+        let error = pod_files::write_private(&bundle.join("x1.json"), b"{}").unwrap_err();
+        let kept = bundle_gone(error, &id);
+        assert!(matches!(kept, EngineError::Io { .. }), "{kept}");
     }
 }
