@@ -181,9 +181,10 @@ impl Node {
 
         stage.enter("looking at the volumes and devices");
         let labels = self.container_labels(pod, &config)?;
-        let host_volumes = self.find_volumes(&config).await?;
+        let mut patience = self.patience();
+        let host_volumes = self.find_volumes(&config, &mut patience).await?;
         user_namespace::check_devices(pod, &config)?;
-        let host_devices = self.host_devices(&config).await?;
+        let host_devices = self.host_devices(&config, &mut patience).await?;
         let cdi = self.cdi_edits(&config).await?;
         let classes = self.resource_classes(&pod.config, &config).await?;
         let seccomp = if config.security.privileged {
@@ -191,7 +192,9 @@ impl Node {
         } else {
             &config.security.seccomp
         };
-        let seccomp_file = self.seccomp_file(seccomp, SECCOMP_FIELD).await?;
+        let seccomp_file = self
+            .seccomp_file(seccomp, SECCOMP_FIELD, &mut patience)
+            .await?;
 
         let host_volumes = match &labels {
             Some(labels) => {

@@ -33,39 +33,95 @@ pub(crate) struct HostVolume {
     pub(crate) held: Option<OwnedFd>,
 }
 
+/// What is left of the time that the look-ups of one request may take together: those of one dead server would each take as
+/// long.
+#[derive(Debug)]
+pub(crate) struct Patience {
+    /// In all, as the configuration says and errors repeat.
+    within: Duration,
+    left: Duration,
+}
+
+/// One part of the look-ups, in a thread that may block.
+struct Waiting {
+    deadline: Instant,
+    within: Duration,
+    /// Nobody waits any more.
+    stop: Arc<AtomicBool>,
+}
+
+impl Waiting {
+    /// How much time there still is; an error once nobody waits for the answer.
+    fn left(&self) -> Result<Duration, EngineError> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(EngineError::Interrupted {
+                operation: "a look at the node's files",
+            });
+        }
+        Ok(self.deadline.saturating_duration_since(Instant::now()))
+    }
+}
+
+impl Patience {
+    pub(crate) fn new(within: Duration) -> Self {
+        Self {
+            within,
+            left: within,
+        }
+    }
+
+    /// Has something looked up in a thread that may block, and takes the time off what is left.
+    async fn spend<T, F>(&mut self, look: F) -> Result<T, EngineError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Waiting) -> Result<T, EngineError> + Send + 'static,
+    {
+        let (within, left) = (self.within, self.left);
+        let stop = Arc::new(AtomicBool::new(false));
+        let _when_given_up = StopOnDrop(Arc::clone(&stop));
+        let looking = tokio::task::spawn_blocking(move || {
+            let begin = Instant::now();
+            let waiting = Waiting {
+                deadline: begin + left,
+                within,
+                stop,
+            };
+            Ok((look(&waiting)?, begin.elapsed()))
+        });
+        let (found, spent) = joined(looking.await)?;
+        self.left = left.saturating_sub(spent);
+        Ok(found)
+    }
+}
+
 impl Node {
+    /// For the look-ups of one request.
+    pub(crate) fn patience(&self) -> Patience {
+        Patience::new(self.config.timeouts.volume_check)
+    }
+
     /// Look the container's volumes up.
     pub(crate) async fn find_volumes(
         &self,
         config: &ContainerConfig,
+        patience: &mut Patience,
     ) -> Result<Vec<HostVolume>, EngineError> {
         if config.mounts.is_empty() {
             return Ok(Vec::new());
         }
-        let (mounts, within) = (config.mounts.clone(), self.config.timeouts.volume_check);
-        let stop = Arc::new(AtomicBool::new(false));
-        let _when_given_up = StopOnDrop(Arc::clone(&stop));
-        let look = tokio::task::spawn_blocking(move || {
-            // For all of them together: those of one dead server would each take as long.
-            let deadline = Instant::now() + within;
-            let find = |(index, mount): (usize, Mount)| {
-                if stop.load(Ordering::Relaxed) {
-                    return Err(EngineError::Interrupted {
-                        operation: "CreateContainer",
-                    });
-                }
-                let left = deadline.saturating_duration_since(Instant::now());
-                find_volume(index, mount, left, within)
-            };
+        let mounts = config.mounts.clone();
+        let look = move |waiting: &Waiting| {
+            let find = |(index, mount)| find_volume(index, mount, waiting);
             mounts.into_iter().enumerate().map(find).collect()
-        });
-        joined(look.await)
+        };
+        patience.spend(look).await
     }
 
     /// The device nodes behind the devices asked for. A directory stands for all nodes below it.
     pub(crate) async fn host_devices(
         &self,
         config: &ContainerConfig,
+        patience: &mut Patience,
     ) -> Result<Vec<spec::HostDevice>, EngineError> {
         let every = config.security.privileged
             && !self.config.spec_defaults.privileged_without_host_devices;
@@ -73,18 +129,18 @@ impl Node {
             return Ok(Vec::new());
         }
         let devices = config.devices.clone();
-        let within = self.config.timeouts.volume_check;
-        let found = tokio::task::spawn_blocking(move || {
+        let look = move |waiting: &Waiting| {
             for (index, device) in devices.iter().enumerate() {
                 let path = PathBuf::from(&device.host_path);
-                if let Err(error) = sys::host_path::find(&path, within) {
+                if let Err(error) = sys::host_path::find(&path, waiting.left()?) {
                     let field = format!("config.devices[{index}].host_path");
+                    let within = waiting.within;
                     return Err(in_time(error, "look at the device", path, field, within));
                 }
             }
             crate::devices::resolve(&devices, every)
-        });
-        joined(found.await)
+        };
+        patience.spend(look).await
     }
 
     /// The file of a `Localhost` seccomp profile, if that is what is asked for at `field`.
@@ -92,28 +148,24 @@ impl Node {
         &self,
         profile: &SecurityProfile,
         field: &'static str,
+        patience: &mut Patience,
     ) -> Result<Option<Vec<u8>>, EngineError> {
         let SecurityProfile::Localhost(path) = profile else {
             return Ok(None);
         };
         let path = PathBuf::from(path);
-        let within = self.config.timeouts.volume_check;
-        let read = tokio::task::spawn_blocking(move || {
-            sys::host_path::read(&path, spec::seccomp::MAX_FILE_BYTES, within).map_err(|error| {
+        let look = move |waiting: &Waiting| {
+            let most = spec::seccomp::MAX_FILE_BYTES;
+            sys::host_path::read(&path, most, waiting.left()?).map_err(|error| {
                 if error.io().map(io::Error::kind) == Some(io::ErrorKind::InvalidInput) {
                     let why = format!("{} is not a regular file", path.display());
                     return EngineError::invalid(field, why);
                 }
-                in_time(
-                    error,
-                    "read the seccomp profile",
-                    path,
-                    field.to_owned(),
-                    within,
-                )
+                let action = "read the seccomp profile";
+                in_time(error, action, path, field.to_owned(), waiting.within)
             })
-        });
-        joined(read.await).map(Some)
+        };
+        patience.spend(look).await.map(Some)
     }
 }
 
@@ -121,9 +173,9 @@ impl Node {
 fn find_volume(
     index: usize,
     mut mount: Mount,
-    left: Duration,
-    within: Duration,
+    waiting: &Waiting,
 ) -> Result<HostVolume, EngineError> {
+    let left = waiting.left()?;
     if mount.image.is_some() {
         return Ok(HostVolume { mount, held: None });
     }
@@ -131,7 +183,7 @@ fn find_volume(
     let field = |name: &str| format!("config.mounts[{index}].{name}");
     let found = sys::host_path::find(&path, left).map_err(|error| {
         let field = field("host_path");
-        in_time(error, "find the volume", path, field, within)
+        in_time(error, "find the volume", path, field, waiting.within)
     })?;
     let Some(host_path) = found.path.to_str() else {
         let why = format!("leads to {}, which is not UTF-8", found.path.display());
@@ -231,5 +283,53 @@ mod test {
             let words = checked.unwrap_err();
             assert!(words.contains("`mount --make-rshared /srv`"), "{words}");
         }
+    }
+
+    #[tokio::test]
+    async fn the_look_ups_of_one_request_share_its_time() {
+        const TOOK: Duration = Duration::from_millis(3);
+        let within = Duration::from_mins(1);
+        let mut patience = Patience::new(within);
+        let look = |waiting: &Waiting| {
+            let begin = Instant::now();
+            let left = waiting.left()?;
+            while begin.elapsed() < TOOK {
+                std::thread::yield_now();
+            }
+            Ok(left)
+        };
+        patience.spend(look).await.unwrap();
+        let second = patience.spend(look).await.unwrap();
+        assert!(second <= within - TOOK, "{second:?}");
+        assert!(patience.left <= within - 2 * TOOK, "{patience:?}");
+
+        // None left: no look-up waits at all, and what is told is the whole time.
+        patience.left = Duration::ZERO;
+        let told = |waiting: &Waiting| Ok((waiting.left()?, waiting.within));
+        let told = patience.spend(told).await.unwrap();
+        assert_eq!(told, (Duration::ZERO, within));
+    }
+
+    #[tokio::test]
+    async fn a_look_up_ends_when_nobody_waits_for_it() {
+        let (began, has_begun) = tokio::sync::oneshot::channel();
+        let (ended, has_ended) = tokio::sync::oneshot::channel();
+        let waiter = tokio::spawn(async move {
+            let look = move |waiting: &Waiting| -> Result<(), EngineError> {
+                began.send(()).unwrap();
+                loop {
+                    if let Err(error) = waiting.left() {
+                        ended.send(error.to_string()).unwrap();
+                        return Err(error);
+                    }
+                    std::thread::yield_now();
+                }
+            };
+            Patience::new(Duration::from_mins(1)).spend(look).await
+        });
+        has_begun.await.unwrap();
+        waiter.abort();
+        let words = has_ended.await.unwrap();
+        assert!(words.contains("interrupted"), "{words}");
     }
 }

@@ -63,7 +63,7 @@ pub struct Timeouts {
     pub runtime_command: Duration,
     /// Processes' end after SIGKILL.
     pub kill: Duration,
-    /// A look at a volume's path.
+    /// All looks of a request at paths of the node that it names.
     pub volume_check: Duration,
     /// SELinux labels for one volume with all that is in it.
     pub relabel: Duration,

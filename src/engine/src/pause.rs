@@ -37,7 +37,11 @@ impl Node {
         let name = CgroupName::new(self.config.systemd_cgroup, cgroup_parent, id.as_str())?;
         let cgroup = format!("/{}", name.directory.display());
         let seccomp_file = self
-            .seccomp_file(&config.security.seccomp, SECCOMP_FIELD)
+            .seccomp_file(
+                &config.security.seccomp,
+                SECCOMP_FIELD,
+                &mut self.patience(),
+            )
             .await?;
         let spec = spec::pause(&spec::PauseInput {
             pod_id: id.as_str(),

@@ -254,7 +254,7 @@ section! {
         runtime_command: Duration = Duration::from_mins(1),
         /// What the kernel may take to end a killed container's processes before the failure is reported.
         kill: Duration = Duration::from_secs(10),
-        /// A look at a volume's path, which may be on a dead network filesystem.
+        /// All looks of a request at paths of volumes, devices and a seccomp profile, which may be on a dead network filesystem.
         volume_check: Duration = Duration::from_secs(10),
         /// SELinux labels for one volume with all that is in it. The next try goes on where this one ended.
         relabel: Duration = Duration::from_secs(90),
