@@ -175,6 +175,9 @@ fn storage_code(error: &storage::StorageError) -> Code {
         Code::ResourceExhausted
     } else if error.is_bad_layer() {
         Code::DataLoss
+    } else if matches!(error, storage::StorageError::VolumesTooLarge { .. }) {
+        // Another pod, with volumes of its own there, would do.
+        Code::FailedPrecondition
     } else {
         Code::Internal
     }
@@ -244,6 +247,14 @@ mod tests {
     #[case(io(ErrorKind::StorageFull), Code::ResourceExhausted, "/x")]
     #[case(io(ErrorKind::NotFound), Code::Internal, "/x")]
     #[case(refused(Refusal::NotRunning), Code::FailedPrecondition, "why")]
+    #[case(
+        EngineError::Storage(storage::StorageError::VolumesTooLarge {
+            declared: "/srv/data".into(),
+            limit: storage::Limit::VolumeBytes(5000),
+        }),
+        Code::FailedPrecondition,
+        "/srv/data that the image declares: the image's volumes exceed the limit of 5000 bytes"
+    )]
     #[case(refused(Refusal::Unsupported), Code::FailedPrecondition, "why")]
     fn engine_errors_have_codes(
         #[case] error: EngineError,

@@ -106,6 +106,18 @@ pub enum StorageError {
         #[source]
         source: sys::SysError,
     },
+    /// What the image has at the volumes that it declares is too much to be copied for each container.
+    #[error(
+        "the volume {} that the image declares: the image's volumes exceed the limit of {limit} that are copied for one container; \
+         mount a volume of the pod there",
+        declared.display()
+    )]
+    VolumesTooLarge {
+        /// The volume at which it was too much.
+        declared: PathBuf,
+        /// Which bound they exceed.
+        limit: Limit,
+    },
     /// What is kept for writing a layer's tar again is damaged.
     #[error("read the recipe of layer {chain}")]
     BadRecipe {

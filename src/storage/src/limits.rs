@@ -42,7 +42,7 @@ impl Default for UnpackLimits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(
     missing_docs,
-    reason = "the variants are the fields of UnpackLimits, told there"
+    reason = "most variants are the fields of UnpackLimits, told there"
 )]
 pub enum Limit {
     Bytes(u64),
@@ -56,6 +56,9 @@ pub enum Limit {
     Lookups(u64),
     /// Components of names that lead through symbolic links, as many as there may be entries.
     Links(u64),
+    /// Of all volumes that an image declares: a [`VolumeBudget`](crate::VolumeBudget), as the next.
+    VolumeBytes(u64),
+    VolumeEntries(u64),
 }
 
 impl fmt::Display for Limit {
@@ -77,6 +80,8 @@ impl fmt::Display for Limit {
                     "{max} components of symbolic links on the way to entries"
                 )
             }
+            Self::VolumeBytes(max) => write!(formatter, "{max} bytes"),
+            Self::VolumeEntries(max) => write!(formatter, "{max} files and directories"),
             Self::HeldBytes(max) => {
                 write!(formatter, "{max} bytes of what is kept in memory")
             }

@@ -29,7 +29,7 @@ use rustix::{
 };
 use sys::root::FileKind;
 
-use crate::{LayerStore, StorageError, UnpackLimits, tree};
+use crate::{LayerStore, Limit, StorageError, UnpackLimits, tree};
 
 /// Name of the directory of a container's volumes, beside its writable layer.
 pub(crate) const DIRECTORY: &str = "volumes";
@@ -40,35 +40,72 @@ const XATTR_BYTES: usize = 64 << 10;
 /// Longest path that the kernel takes, with its NUL.
 const PATH_BYTES: usize = 4096;
 
+/// How many bytes of paths are remembered for files of several names. Files that come when that is full are copied again
+/// under their other names.
+const NAMES_BYTES: usize = 32 << 20;
+
 /// What the volumes of one container may still take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VolumeBudget {
-    /// Bytes of contents, without holes.
-    pub bytes: u64,
-    /// Files, directories and all other entries.
-    pub entries: u64,
+    bytes: Purse,
+    entries: Purse,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Purse {
+    left: u64,
+    of: u64,
 }
 
 impl Default for VolumeBudget {
     /// What an image may reasonably want copied for each of its containers: much less than its layers may hold, for it is
     /// written anew each time that one is made.
     fn default() -> Self {
-        Self {
-            bytes: 16 << 30,
-            entries: 1 << 20,
-        }
+        Self::new(16 << 30, 1 << 20)
     }
 }
 
 impl VolumeBudget {
-    fn take(left: &mut u64, amount: u64, what: &str) -> io::Result<()> {
-        *left = left.checked_sub(amount).ok_or_else(|| {
-            io::Error::new(
-                io::ErrorKind::QuotaExceeded,
-                format!("the volumes that the image declares have more {what} than are copied for one container: mount volumes of the pod there"),
-            )
-        })?;
+    /// So many bytes of contents (without holes), attributes and links, and so many files, directories and all other entries.
+    pub fn new(bytes: u64, entries: u64) -> Self {
+        let purse = |of| Purse { left: of, of };
+        Self {
+            bytes: purse(bytes),
+            entries: purse(entries),
+        }
+    }
+
+    fn take_bytes(&mut self, amount: u64) -> Result<(), CopyError> {
+        let limit = Limit::VolumeBytes(self.bytes.of);
+        self.bytes.take(amount, limit)
+    }
+
+    fn take_entries(&mut self, amount: u64) -> Result<(), CopyError> {
+        let limit = Limit::VolumeEntries(self.entries.of);
+        self.entries.take(amount, limit)
+    }
+}
+
+impl Purse {
+    fn take(&mut self, amount: u64, limit: Limit) -> Result<(), CopyError> {
+        self.left = self
+            .left
+            .checked_sub(amount)
+            .ok_or(CopyError::TooLarge(limit))?;
         Ok(())
+    }
+}
+
+/// Why a volume could not be copied.
+#[derive(Debug)]
+enum CopyError {
+    Io(io::Error),
+    TooLarge(Limit),
+}
+
+impl<E: Into<io::Error>> From<E> for CopyError {
+    fn from(error: E) -> Self {
+        Self::Io(error.into())
     }
 }
 
@@ -109,6 +146,19 @@ impl LayerStore {
     /// Makes a volume with what the root file system has at the declared path, an empty directory where it has nothing.
     /// `None` if a file is there, which stays part of the writable layer, and where none is wanted.
     pub fn make_volume(&self, order: &mut VolumeOrder<'_>) -> Result<Option<Volume>, StorageError> {
+        let failed = |directory: &Path, error| match error {
+            CopyError::Io(error) => StorageError::io("copy the image's files to", directory)(error),
+            CopyError::TooLarge(limit) => StorageError::VolumesTooLarge {
+                declared: order.declared.to_owned(),
+                limit,
+            },
+        };
+        // Each part of the path may have to be made, and the volume is one too.
+        let parts = order.declared.components().count() as u64;
+        order
+            .budget
+            .take_entries(parts + 1)
+            .map_err(|error| failed(order.declared, error))?;
         let found = sys::root::make_dir(order.root, order.declared, order.owner)
             .and_then(|()| sys::root::locate(order.root, order.declared));
         let source = match found {
@@ -138,7 +188,7 @@ impl LayerStore {
         let directory = parent.join(order.index.to_string());
         fs::create_dir(&directory).map_err(StorageError::io("create", &directory))?;
         copy(&source.path, &directory, order.budget, order.stop)
-            .map_err(StorageError::io("copy the image's files to", &directory))?;
+            .map_err(|error| failed(&directory, error))?;
         Ok(Some(Volume {
             directory,
             container_path,
@@ -147,13 +197,19 @@ impl LayerStore {
 }
 
 /// Copies what is in a directory, and the directory's own attributes, to an empty one.
-fn copy(from: &Path, to: &Path, budget: &mut VolumeBudget, stop: &AtomicBool) -> io::Result<()> {
+fn copy(
+    from: &Path,
+    to: &Path,
+    budget: &mut VolumeBudget,
+    stop: &AtomicBool,
+) -> Result<(), CopyError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let open = |path: &Path| rustix::fs::open(path, flags, Mode::empty());
     let (source, target) = (open(from)?, open(to)?);
     let mut copier = Copier {
         top: target.try_clone()?,
         names: HashMap::new(),
+        names_left: NAMES_BYTES,
         path: PathBuf::new(),
         budget,
         stop,
@@ -166,6 +222,8 @@ struct Copier<'a> {
     top: OwnedFd,
     /// Files of several names that were copied: under which name, from `top`.
     names: HashMap<(u64, u64), PathBuf>,
+    /// How many bytes of them may still be remembered.
+    names_left: usize,
     /// The directory that is being copied, from `top`.
     path: PathBuf,
     budget: &'a mut VolumeBudget,
@@ -173,12 +231,15 @@ struct Copier<'a> {
 }
 
 impl Copier<'_> {
-    fn directory(&mut self, source: &OwnedFd, target: &OwnedFd, depth: usize) -> io::Result<()> {
-        if depth > UnpackLimits::default().depth {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "directories are nested too deep",
-            ));
+    fn directory(
+        &mut self,
+        source: &OwnedFd,
+        target: &OwnedFd,
+        depth: usize,
+    ) -> Result<(), CopyError> {
+        let most = UnpackLimits::default().depth;
+        if depth > most {
+            return Err(CopyError::TooLarge(Limit::Depth(most)));
         }
         for entry in Dir::read_from(source)? {
             let entry = entry?;
@@ -187,9 +248,9 @@ impl Copier<'_> {
                 continue;
             }
             if self.stop.load(Ordering::Relaxed) {
-                return Err(io::ErrorKind::Interrupted.into());
+                return Err(stopped());
             }
-            VolumeBudget::take(&mut self.budget.entries, 1, "files")?;
+            self.budget.take_entries(1)?;
             let stat = rustix::fs::statat(source, name, AtFlags::SYMLINK_NOFOLLOW)?;
             self.path.push(OsStr::from_bytes(name.to_bytes()));
             match FileType::from_raw_mode(stat.st_mode) {
@@ -205,7 +266,7 @@ impl Copier<'_> {
         }
         // Last: times change with every file that is made, and a directory may be closed to its owner.
         let stat = rustix::fs::fstat(source)?;
-        copy_xattrs(source, target)?;
+        self.xattrs(source, target)?;
         rustix::fs::fchown(
             target,
             Some(Uid::from_raw(stat.st_uid)),
@@ -223,7 +284,7 @@ impl Copier<'_> {
         name: &CStr,
         stat: &Stat,
         kind: FileType,
-    ) -> io::Result<()> {
+    ) -> Result<(), CopyError> {
         if stat.st_nlink > 1 {
             // Layers may be on several file systems.
             let file = (stat.st_dev, stat.st_ino);
@@ -232,7 +293,9 @@ impl Copier<'_> {
                 return Ok(());
             }
             // One whose path the kernel would not take is copied again under its other names.
-            if self.path.as_os_str().len() < PATH_BYTES {
+            let length = self.path.as_os_str().len();
+            if length < PATH_BYTES && length <= self.names_left {
+                self.names_left -= length;
                 self.names.insert(file, self.path.clone());
             }
         }
@@ -245,10 +308,11 @@ impl Copier<'_> {
                 let (mut read, mut written) = (File::from(read), File::from(written));
                 self.contents(&mut read, &mut written)?;
                 rustix::fs::ftruncate(&written, stat.st_size.cast_unsigned())?;
-                copy_xattrs(&read, &written)?;
+                self.xattrs(&read, &written)?;
             }
             FileType::Symlink => {
                 let link = rustix::fs::readlinkat(source, name, Vec::new())?;
+                self.budget.take_bytes(link.as_bytes().len() as u64)?;
                 rustix::fs::symlinkat(link, target, name)?;
             }
             kind => {
@@ -273,7 +337,7 @@ impl Copier<'_> {
     }
 
     /// Copies what is not a hole.
-    fn contents(&mut self, read: &mut File, written: &mut File) -> io::Result<()> {
+    fn contents(&mut self, read: &mut File, written: &mut File) -> Result<(), CopyError> {
         /// After how many bytes it is seen whether anyone still wants them.
         const STEP_BYTES: u64 = 16 << 20;
 
@@ -287,12 +351,12 @@ impl Copier<'_> {
             let end = rustix::fs::seek(&*read, SeekFrom::Hole(place))?;
             while place < end {
                 if self.stop.load(Ordering::Relaxed) {
-                    return Err(io::ErrorKind::Interrupted.into());
+                    return Err(stopped());
                 }
                 rustix::fs::seek(&*read, SeekFrom::Start(place))?;
                 rustix::fs::seek(&*written, SeekFrom::Start(place))?;
                 let step = STEP_BYTES.min(end - place);
-                VolumeBudget::take(&mut self.budget.bytes, step, "bytes")?;
+                self.budget.take_bytes(step)?;
                 if io::copy(&mut io::Read::take(&mut *read, step), written)? < step {
                     // Shorter than it was a moment ago.
                     return Ok(());
@@ -301,6 +365,44 @@ impl Copier<'_> {
             }
         }
     }
+
+    /// Copies extended attributes: capabilities, ACLs, what users keep there. A file system that cannot hold one goes without.
+    fn xattrs(&mut self, source: impl AsFd, target: impl AsFd) -> Result<(), CopyError> {
+        /// The node's policy labels what is made on it.
+        const SELINUX: &[u8] = b"security.selinux";
+
+        let mut names = vec![0_u8; XATTR_BYTES];
+        let length = match rustix::fs::flistxattr(&source, &mut names[..]) {
+            Ok(length) => length,
+            Err(Errno::NOTSUP) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        if length == 0 {
+            return Ok(());
+        }
+        let mut value = vec![0_u8; XATTR_BYTES];
+        for name in names[..length].split(|byte| *byte == 0) {
+            if name.is_empty() || name == SELINUX {
+                continue;
+            }
+            let size = match rustix::fs::fgetxattr(&source, name, &mut value[..]) {
+                Ok(size) => size,
+                Err(Errno::NODATA | Errno::NOTSUP) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            self.budget.take_bytes((name.len() + size) as u64)?;
+            match rustix::fs::fsetxattr(&target, name, &value[..size], XattrFlags::empty()) {
+                Ok(()) | Err(Errno::NOTSUP) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Nobody wants the copy any more.
+fn stopped() -> CopyError {
+    CopyError::Io(io::ErrorKind::Interrupted.into())
 }
 
 fn open_dir(parent: &OwnedFd, name: &CStr) -> Result<OwnedFd, Errno> {
@@ -315,45 +417,16 @@ fn times(stat: &Stat) -> Timestamps {
     })
 }
 
-/// Copies extended attributes: capabilities, ACLs, what users keep there. A file system that cannot hold one goes without.
-fn copy_xattrs(source: impl AsFd, target: impl AsFd) -> io::Result<()> {
-    /// The node's policy labels what is made on it.
-    const SELINUX: &[u8] = b"security.selinux";
-
-    let mut names = vec![0_u8; XATTR_BYTES];
-    let length = match rustix::fs::flistxattr(&source, &mut names[..]) {
-        Ok(length) => length,
-        Err(Errno::NOTSUP) => return Ok(()),
-        Err(error) => return Err(error.into()),
-    };
-    if length == 0 {
-        return Ok(());
-    }
-    let mut value = vec![0_u8; XATTR_BYTES];
-    for name in names[..length].split(|byte| *byte == 0) {
-        if name.is_empty() || name == SELINUX {
-            continue;
-        }
-        let size = match rustix::fs::fgetxattr(&source, name, &mut value[..]) {
-            Ok(size) => size,
-            Err(Errno::NODATA | Errno::NOTSUP) => continue,
-            Err(error) => return Err(error.into()),
-        };
-        match rustix::fs::fsetxattr(&target, name, &value[..size], XattrFlags::empty()) {
-            Ok(()) | Err(Errno::NOTSUP) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
     use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 
-    use rustix::fs::CWD;
+    use rustix::{
+        fs::CWD,
+        mount::{MountFlags, MountPropagationFlags},
+    };
 
     use super::*;
 
@@ -504,10 +577,7 @@ mod tests {
         let size = 1_u64 << 40;
         file.set_len(size).unwrap();
         rustix::io::pwrite(&file, b"middle", 1 << 30).unwrap();
-        let mut budget = VolumeBudget {
-            bytes: 1 << 20,
-            entries: 10,
-        };
+        let mut budget = VolumeBudget::new(1 << 20, 10);
         let volume = fixture.volume_of(0, "/data", &|_| true, &mut budget);
         let made = volume.unwrap().unwrap().directory.join("sparse");
         let stat = fs::metadata(&made).unwrap();
@@ -516,8 +586,7 @@ mod tests {
         let mut word = [0; 6];
         rustix::io::pread(File::open(&made).unwrap(), &mut word, 1 << 30).unwrap();
         assert_eq!(&word, b"middle");
-        assert_eq!(budget.entries, 9);
-        assert!(budget.bytes < 1 << 20);
+        assert!(budget.bytes.left < 1 << 20);
     }
 
     #[test]
@@ -527,21 +596,139 @@ mod tests {
             fs::create_dir(fixture.root.join(name)).unwrap();
             fs::write(fixture.root.join(name).join("file"), vec![7; bytes]).unwrap();
         }
-        let mut bytes = VolumeBudget {
-            bytes: 5000,
-            entries: 10,
-        };
+        let mut bytes = VolumeBudget::new(5000, 10);
         fixture.volume_of(0, "/a", &|_| true, &mut bytes).unwrap();
         let error = fixture.volume_of(1, "/b", &|_| true, &mut bytes);
-        let error = error.unwrap_err();
-        let words = std::error::Error::source(&error).unwrap().to_string();
-        assert!(words.contains("more bytes than are copied"), "{words}");
-        let mut entries = VolumeBudget {
-            bytes: 1 << 20,
-            entries: 1,
-        };
+        let words = error.unwrap_err().to_string();
+        for part in ["/b", "5000 bytes", "mount a volume of the pod"] {
+            assert!(words.contains(part), "{words}");
+        }
+        // The volume, the two parts of its path, and the file in it.
+        let mut entries = VolumeBudget::new(1 << 20, 4);
         fixture.volume_of(2, "/a", &|_| true, &mut entries).unwrap();
-        assert!(fixture.volume_of(3, "/b", &|_| true, &mut entries).is_err());
+        assert_eq!(entries.entries.left, 0);
+        let error = fixture.volume_of(3, "/b", &|_| true, &mut entries);
+        let words = error.unwrap_err().to_string();
+        assert!(words.contains("4 files and directories"), "{words}");
+        // Neither is anything made for it.
+        assert!(fixture.volume_of(4, "/c", &|_| true, &mut entries).is_err());
+        assert!(!fixture.root.join("c").exists());
+    }
+
+    #[test]
+    fn what_is_no_content_counts_too() {
+        let fixture = Fixture::new();
+        let data = fixture.root.join("data");
+        fs::create_dir(&data).unwrap();
+        let taken = |index: usize| {
+            let mut budget = VolumeBudget::default();
+            let made = fixture.volume_of(index, "/data", &|_| true, &mut budget);
+            let made = made.unwrap().unwrap().directory;
+            (budget.bytes.of - budget.bytes.left, made)
+        };
+        let (nothing, _) = taken(0);
+        symlink("0123456789", data.join("link")).unwrap();
+        let (link, _) = taken(1);
+        assert_eq!(link - nothing, 10);
+        let value = [b'x'; 500];
+        rustix::fs::setxattr(&data, "user.a", &value, XattrFlags::empty()).unwrap();
+        let (attribute, made) = taken(2);
+        assert_eq!(attribute - link, 506);
+        let mut read = [0; 600];
+        assert_eq!(
+            rustix::fs::getxattr(&made, "user.a", &mut read[..]).unwrap(),
+            500
+        );
+    }
+
+    /// Copies a directory as a volume, with so much room for the names of files that have several.
+    fn copied(fixture: &Fixture, from: &Path, names_left: usize) -> PathBuf {
+        let to = fixture.dir.path().join("to");
+        fs::create_dir(&to).unwrap();
+        let open = |path: &Path| {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            rustix::fs::open(path, flags, Mode::empty()).unwrap()
+        };
+        let (source, target) = (open(from), open(&to));
+        let mut copier = Copier {
+            top: target.try_clone().unwrap(),
+            names: HashMap::new(),
+            names_left,
+            path: PathBuf::new(),
+            budget: &mut VolumeBudget::default(),
+            stop: &AtomicBool::new(false),
+        };
+        copier.directory(&source, &target, 0).unwrap();
+        to
+    }
+
+    #[test]
+    fn names_that_are_not_remembered_are_files_of_their_own() {
+        for (room, inodes) in [(NAMES_BYTES, 1), (3, 2)] {
+            let fixture = Fixture::new();
+            fs::write(fixture.root.join("1234"), "text").unwrap();
+            fs::hard_link(fixture.root.join("1234"), fixture.root.join("5678")).unwrap();
+            let made = copied(&fixture, &fixture.root, room);
+            let inode = |name: &str| fs::metadata(made.join(name)).unwrap().ino();
+            let different = usize::from(inode("1234") != inode("5678"));
+            assert_eq!(1 + different, inodes);
+            assert_eq!(fs::read(made.join("5678")).unwrap(), b"text");
+        }
+    }
+
+    #[test]
+    fn names_too_far_down_for_a_path_are_copied_again() {
+        let fixture = Fixture::new();
+        let open = |parent: &OwnedFd, name: &CStr| open_dir(parent, name).unwrap();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let top = rustix::fs::open(&fixture.root, flags, Mode::empty()).unwrap();
+        let name = std::ffi::CString::new(vec![b'd'; 250]).unwrap();
+        let mut bottom = top.try_clone().unwrap();
+        let depth = PATH_BYTES / name.as_bytes().len() + 2;
+        for _ in 0..depth {
+            rustix::fs::mkdirat(&bottom, &name, Mode::from_raw_mode(0o755)).unwrap();
+            bottom = open(&bottom, &name);
+        }
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&bottom, c"one", flags, Mode::from_raw_mode(0o644)).unwrap();
+        rustix::io::write(file, b"text").unwrap();
+        rustix::fs::linkat(&bottom, c"one", &bottom, c"two", AtFlags::empty()).unwrap();
+
+        let made = fixture.volume(0, "/").unwrap().unwrap();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut bottom = rustix::fs::open(&made.directory, flags, Mode::empty()).unwrap();
+        for _ in 0..depth {
+            bottom = open(&bottom, &name);
+        }
+        for name in [c"one", c"two"] {
+            let stat = rustix::fs::statat(&bottom, name, AtFlags::empty()).unwrap();
+            assert_eq!((stat.st_size, stat.st_nlink), (4, 1), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn files_of_one_number_on_two_file_systems_are_two() {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        rustix::mount::mount_change("/", private).unwrap();
+        let fixture = Fixture::new();
+        let mut numbers = Vec::new();
+        for name in ["a", "b"] {
+            let place = fixture.root.join(name);
+            fs::create_dir(&place).unwrap();
+            rustix::mount::mount("tmpfs", &place, "tmpfs", MountFlags::empty(), c"").unwrap();
+            fs::write(place.join("one"), name).unwrap();
+            fs::hard_link(place.join("one"), place.join("two")).unwrap();
+            numbers.push(fs::metadata(place.join("one")).unwrap().ino());
+        }
+        assert_eq!(numbers[0], numbers[1], "the test needs the same number");
+        let made = fixture.volume(0, "/").unwrap().unwrap().directory;
+        for name in ["a", "b"] {
+            for file in ["one", "two"] {
+                let text = fs::read_to_string(made.join(name).join(file)).unwrap();
+                assert_eq!(text, name, "{name}/{file}");
+            }
+        }
     }
 
     #[test]
@@ -552,6 +739,13 @@ mod tests {
         let wanted = |place: &Path| place != Path::new("/");
         let volume = fixture.volume_of(0, "/all", &wanted, &mut budget).unwrap();
         assert_eq!(volume, None);
-        assert_eq!(budget, VolumeBudget::default());
+        assert_eq!(budget.bytes, VolumeBudget::default().bytes);
+        assert!(
+            !fixture
+                .dir
+                .path()
+                .join("store/containers/c1/volumes")
+                .exists()
+        );
     }
 }
