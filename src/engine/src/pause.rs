@@ -47,6 +47,7 @@ impl Node {
             pod_id: id.as_str(),
             pod: config,
             facts: &self.facts,
+            features: &handler.features,
             namespaces: spec::NamespacePaths {
                 network: own_network.then(|| self.paths.netns(id)),
                 ipc: (config.security.namespaces.ipc != NamespaceMode::Node)

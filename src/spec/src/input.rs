@@ -229,6 +229,8 @@ pub struct PauseInput<'a> {
     pub pod: &'a PodConfig,
     /// The node.
     pub facts: &'a NodeFacts,
+    /// What the runtime can do.
+    pub features: &'a RuntimeFeatures,
     /// Configuration.
     pub defaults: &'a SpecDefaults,
     /// Namespaces to join. The PID namespace is always made here: the pod's containers join that of this process.

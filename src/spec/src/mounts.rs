@@ -209,6 +209,36 @@ mod test {
         assert!(at(&mounts, "/dev/shm").is_empty());
     }
 
+    #[rstest]
+    #[case(false, false, true, "ro")]
+    #[case(true, false, false, "ro")]
+    #[case(true, false, true, "rro")]
+    #[case(true, true, true, "rw")]
+    #[case(false, true, true, "rw")]
+    fn what_is_mounted_below_the_nodes_sys_is_read_only_too(
+        #[case] nodes: bool,
+        #[case] privileged: bool,
+        #[case] can: bool,
+        #[case] expected: &str,
+    ) {
+        let around = Surroundings {
+            privileged,
+            node_network_in_user_namespace: nodes,
+            recursive_readonly: can,
+            ..AROUND
+        };
+        let made = mounts(&[], None, &around, &RuntimeFeatures::default()).unwrap();
+        let sys = at(&made, "/sys")[0];
+        let options = sys.options().as_deref().unwrap();
+        let access: Vec<_> = options
+            .iter()
+            .filter(|option| ["ro", "rro", "rw"].contains(&option.as_str()))
+            .collect();
+        assert_eq!(access, [expected]);
+        let is_bind = sys.typ().as_deref() == Some("bind");
+        assert_eq!(is_bind, nodes);
+    }
+
     #[test]
     fn ours_do_not_propagate_to_the_node() {
         let sys = Mount {

@@ -11,7 +11,7 @@ use oci_spec::runtime::{
 use crate::capabilities::Held;
 use crate::container::{OCI_VERSION, has_group};
 use crate::error::SpecError;
-use crate::input::{PauseInput, RuntimeFeatures};
+use crate::input::PauseInput;
 use crate::mounts::{Mounts, Surroundings};
 use crate::namespaces::{self, Pid};
 use crate::selinux::SelinuxContext;
@@ -79,10 +79,10 @@ pub fn pause(input: &PauseInput<'_>) -> Result<Spec, SpecError> {
             node_network_in_user_namespace: input.namespaces.network.is_none()
                 && user_namespace.is_some(),
             node_ipc: input.namespaces.ipc.is_none(),
-            recursive_readonly: false,
+            recursive_readonly: input.features.recursive_readonly_mounts,
             tty_group: has_group(user_namespace, 5),
         },
-        &RuntimeFeatures::default(),
+        input.features,
     )?;
     let owned =
         |paths: &[&str]| -> Vec<String> { paths.iter().map(|path| (*path).to_owned()).collect() };

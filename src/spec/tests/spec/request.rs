@@ -180,6 +180,7 @@ impl Request {
             pod_id: POD,
             pod: &self.pod,
             facts: &self.facts,
+            features: &self.features,
             defaults: &self.defaults,
             namespaces: self.namespaces.clone(),
             cgroups_path: self.cgroups_path.clone(),
