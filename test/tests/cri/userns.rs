@@ -245,6 +245,80 @@ fn volumes_of_every_kind_show_the_pods_ids() {
 }
 
 #[test]
+fn what_is_mounted_below_volumes_stays_mounted_and_is_left_nowhere() {
+    world!(async |node| {
+        let options = options(NamespaceMode::Pod, NamespaceMode::Container);
+        let pod = pod_with(node, "below", &options).await?;
+        let cri = node.cri();
+        // A container that sees all of the node, as those of monitoring do.
+        let mut config = node::container("watcher", node::SLEEP);
+        config.mounts = vec![cri::Mount {
+            host_path: "/".to_owned(),
+            container_path: "/host".to_owned(),
+            readonly: true,
+            propagation: cri::MountPropagation::PropagationHostToContainer.into(),
+            ..cri::Mount::default()
+        }];
+        let watcher = node.run_pod("watcher").await?;
+        let watcher = node.start_container(&watcher, &config).await?;
+
+        let base = format!("{}/base", pod.config.log_directory);
+        let mut config = sleeper("busybox:latest", "c", &options);
+        for (name, propagation) in [
+            ("private", cri::MountPropagation::PropagationPrivate),
+            ("slave", cri::MountPropagation::PropagationHostToContainer),
+            ("shared", cri::MountPropagation::PropagationBidirectional),
+        ] {
+            let volume = format!("{base}/{name}");
+            for place in ["before", "later"] {
+                world::make_dirs(format!("{volume}/{place}"))?;
+            }
+            world::mount_fs("tmpfs", format!("{volume}/before"), "size=1m,mode=777")?;
+            config.mounts.push(cri::Mount {
+                host_path: volume,
+                container_path: format!("/mnt/{name}"),
+                propagation: propagation.into(),
+                uid_mappings: ranges(ROOT, 0),
+                gid_mappings: ranges(ROOT, 0),
+                ..cri::Mount::default()
+            });
+        }
+        let id = node.start_container(&pod, &config).await?;
+        for name in ["private", "slave", "shared"] {
+            world::write(format!("{base}/{name}/before/mark"), "x")?;
+            let later = format!("{base}/{name}/later");
+            world::mount_fs("tmpfs", &later, "size=1m,mode=755")?;
+            world::write(format!("{later}/mark"), "x")?;
+        }
+        // Not what was mounted before: crun leaves that out of every volume of a user namespace.
+        let seen = cri.sh(&id, "cd /mnt; ls */later/mark").await?;
+        ensure!(seen == "shared/later/mark\nslave/later/mark\n", "{seen:?}");
+        cri.remove(&id).await?;
+        for name in ["private", "slave", "shared"] {
+            for place in ["before", "later"] {
+                let mark = format!("{base}/{name}/{place}/mark");
+                ensure!(fs::exists(&mark)?, "{mark} is not there any more");
+            }
+        }
+        // Neither on the node nor where its mounts are seen.
+        let node_has = fs::read_to_string("/proc/self/mountinfo")?;
+        let watcher_has = cri.sh(&watcher, "cat /proc/self/mountinfo").await?;
+        ensure!(watcher_has.contains("/before "), "{watcher_has}");
+        for mounts in [node_has, watcher_has] {
+            let left = mounts.lines().find(|line| line.contains(id.as_str()));
+            ensure!(left.is_none(), "{left:?}");
+        }
+        cri.remove(&watcher).await?;
+        for name in ["private", "slave", "shared"] {
+            for place in ["before", "later"] {
+                world::run("umount", [format!("{base}/{name}/{place}")])?;
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
 fn a_shared_pid_namespace_and_the_nodes_network_go_with_it() {
     world!(async |node| {
         let shared = options(NamespaceMode::Pod, NamespaceMode::Pod);
@@ -273,6 +347,14 @@ fn a_shared_pid_namespace_and_the_nodes_network_go_with_it() {
         let status = cri.node_status().await?;
         let promised = status.features.unwrap_or_default();
         ensure!(promised.user_namespaces_host_network);
+        // The node may have more file systems below /sys.
+        world::mount_fs("tmpfs", "/sys/kernel/mm", "size=1m,mode=777")?;
+        let can = status
+            .runtime_handlers
+            .into_iter()
+            .find(|handler| handler.name.is_empty())
+            .and_then(|handler| handler.features)
+            .is_some_and(|features| features.recursive_read_only_mounts);
         let on_node = options(NamespaceMode::Node, NamespaceMode::Container);
         let pod = pod_with(node, "on-node", &on_node).await?;
         let id = node
@@ -292,6 +374,12 @@ fn a_shared_pid_namespace_and_the_nodes_network_go_with_it() {
             .exec(&id, &["ip", "link", "set", "lo", "down"], 60)
             .await?;
         ensure!(refused.exit_code != 0, "it rules the node's network");
+        let denied = cri.exec(&id, &["touch", "/sys/kernel/mm/x"], 60).await?;
+        ensure!(
+            !can || denied.exit_code != 0,
+            "it wrote below the node's /sys"
+        );
+        world::run("umount", ["/sys/kernel/mm"])?;
         Ok(())
     });
 }
