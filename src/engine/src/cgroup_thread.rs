@@ -7,30 +7,10 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::sync::Mutex;
-use tokio_util::sync::CancellationToken;
 
-use crate::{error::EngineError, teardown::joined};
+use crate::{error::EngineError, stop::Stop, teardown::joined};
 
 const OPERATION: &str = "UpdateContainerResources";
-
-/// Tells a thread that nobody waits for it any more.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Stop(CancellationToken);
-
-impl Stop {
-    /// To be asked before each write.
-    ///
-    /// # Errors
-    /// [`EngineError::Interrupted`] when there shall be none.
-    pub(crate) fn go_on(&self) -> Result<(), EngineError> {
-        if self.0.is_cancelled() {
-            return Err(EngineError::Interrupted {
-                operation: OPERATION,
-            });
-        }
-        Ok(())
-    }
-}
 
 /// A container's thread, if one runs.
 #[derive(Debug, Default)]
@@ -60,8 +40,8 @@ impl CgroupThread {
                 "waiting for the kernel to take limits of an earlier change",
             ));
         };
-        let stop = Stop::default();
-        let _when_given_up = stop.0.clone().drop_guard();
+        let stop = Stop::new(OPERATION);
+        let _when_given_up = stop.on_drop();
         let work = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             work(&stop)

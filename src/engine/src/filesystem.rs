@@ -9,10 +9,7 @@ use std::{
     io,
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -37,7 +34,8 @@ use crate::{
     node::Node,
     paths::Paths,
     pod_files, selinux,
-    teardown::{StopOnDrop, joined},
+    stop::Stop,
+    teardown::joined,
     user_namespace,
     world::Pod,
 };
@@ -109,7 +107,7 @@ struct Order {
     look: Look,
     /// How long labelling one volume may take.
     relabel: Duration,
-    stop: Arc<AtomicBool>,
+    stop: Stop,
 }
 
 impl Node {
@@ -155,8 +153,8 @@ impl Node {
         log_directory: Option<PathBuf>,
         look: Look,
     ) -> Result<Filesystem, EngineError> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let _when_given_up = StopOnDrop(Arc::clone(&stop));
+        let stop = Stop::new("CreateContainer");
+        let _when_given_up = stop.on_drop();
         let user = &pod.config.security.namespaces.user;
         let order = Order {
             store: self.store.clone(),
@@ -183,16 +181,6 @@ impl Node {
 }
 
 impl Order {
-    /// An error once nobody waits for it any more: what is not made need not be undone.
-    fn go_on(&self) -> Result<(), EngineError> {
-        if self.stop.load(Ordering::Relaxed) {
-            return Err(EngineError::Interrupted {
-                operation: "CreateContainer",
-            });
-        }
-        Ok(())
-    }
-
     /// Make the directory of what the server mounts for the container, seen in no other mount namespace: a container that
     /// has the node's root as a volume would keep file systems busy there.
     fn set_volumes_apart(&self) -> Result<(), EngineError> {
@@ -202,7 +190,7 @@ impl Order {
 }
 
 fn make(mut order: Order) -> Result<Filesystem, EngineError> {
-    order.go_on()?;
+    order.stop.go_on()?;
     pod_files::make_dir(&order.rootfs)?;
     let namespace = match &order.user {
         Some((pin, _)) => Some(sys::idmap::open_user_namespace(pin)?),
@@ -241,7 +229,7 @@ fn make(mut order: Order) -> Result<Filesystem, EngineError> {
     let mut mounts = declared_volumes(&order)?;
     let host = std::mem::take(&mut order.host);
     for (index, volume) in host.into_iter().enumerate() {
-        order.go_on()?;
+        order.stop.go_on()?;
         let HostVolume { mount, held } = volume;
         let at = order.volumes.join(index.to_string());
         let mount = match (order.images.get(index), held) {
@@ -275,7 +263,7 @@ fn declared_volumes(order: &Order) -> Result<Vec<Mount>, EngineError> {
     let mut budget = VolumeBudget::default();
     let mut made_at: HashSet<PathBuf> = HashSet::new();
     for (index, declared) in order.declared.iter().enumerate() {
-        order.go_on()?;
+        order.stop.go_on()?;
         let declared = Path::new(declared);
         if is_taken(declared, &clients) {
             continue;
@@ -289,7 +277,7 @@ fn declared_volumes(order: &Order) -> Result<Vec<Mount>, EngineError> {
             // Where links lead, others of the reasons may hold; and several may lead to one place.
             wanted: &|place| !is_taken(place, &clients) && !made_at.contains(place),
             budget: &mut budget,
-            stop: &order.stop,
+            stop: order.stop.flag(),
         })?;
         if let Some(volume) = made {
             made_at.insert(volume.container_path.clone());
@@ -299,7 +287,7 @@ fn declared_volumes(order: &Order) -> Result<Vec<Mount>, EngineError> {
                     label,
                     trust_top: false,
                     within: order.relabel,
-                    stop: &order.stop,
+                    stop: order.stop.flag(),
                 };
                 selinux::relabel(&held, &volume.directory, &relabelling)?;
             }

@@ -60,6 +60,7 @@ pub mod selinux;
 mod start_container;
 pub mod stats;
 mod status;
+mod stop;
 mod stop_container;
 mod stop_pod;
 pub mod streams;

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use spec::update::{LimitFile, WrittenLimit};
 use sys::cgroup::Layout;
 
-use crate::{cgroup_thread::Stop, error::EngineError};
+use crate::{error::EngineError, stop::Stop};
 
 /// Longest content of such a file. `io.max` has a line per device.
 const CONTENT_MAX_BYTES: u64 = 64 << 10;
@@ -293,10 +293,10 @@ mod test {
         // A plain file is not cut by the kernel, as a cgroup's is replaced: the first bytes tell.
         assert!(fs::read_to_string(&shares).unwrap().starts_with('2'));
         fs::write(&shares, "2\n").unwrap();
-        put_back(&held, &Stop::default()).unwrap();
+        put_back(&held, &Stop::new("a test")).unwrap();
         assert!(fs::read_to_string(&shares).unwrap().starts_with("1024"));
         fs::remove_file(&shares).unwrap();
-        put_back(&held, &Stop::default()).unwrap();
+        put_back(&held, &Stop::new("a test")).unwrap();
         assert!(!shares.exists());
     }
 

@@ -163,10 +163,8 @@ pub(crate) struct Node {
     pub(crate) paths: Paths,
     pub(crate) cgroups: Cgroups,
     pub(crate) facts: spec::NodeFacts,
-    /// `None` where SELinux is not used.
-    pub(crate) selinux: Option<Selinux>,
-    /// Why it is not used; `None` where it is.
-    pub(crate) no_selinux: Option<Unused>,
+    /// SELinux, or why it is not used.
+    pub(crate) selinux: Result<Selinux, Unused>,
     /// Why pods cannot have user namespaces; `None` if they can.
     pub(crate) no_user_namespaces: Option<String>,
     pub(crate) images: Images,
@@ -291,18 +289,16 @@ impl Node {
     ) -> Result<Self, EngineError> {
         let layout = Layout::detect()?;
         let tracker = TaskTracker::new();
-        let (selinux, no_selinux) = match selinux::look(config.selinux) {
-            Ok(policy) => (Some(Selinux::new(policy)), None),
+        let selinux = match selinux::look(config.selinux) {
             Err(why) if config.selinux.enabled == Some(true) => {
                 return Err(EngineError::NoSelinux(why));
             }
-            Err(why) => (None, Some(why)),
+            found => found.map(Selinux::new),
         };
         Ok(Self {
             paths: Paths::new(&config.run, &config.netns_dir),
-            facts: crate::facts::gather(&layout, &config, selinux.is_some())?,
+            facts: crate::facts::gather(&layout, &config, selinux.is_ok())?,
             selinux,
-            no_selinux,
             stats: Stats::new(layout.clone(), store.clone()),
             no_user_namespaces: crate::user_namespace::obstacle(store.root())?,
             cgroups: Cgroups::new(layout),

@@ -49,10 +49,10 @@ pub(crate) struct SetAside {
     pods: HashMap<PodId, Option<String>>,
     /// The containers, with their pods.
     containers: HashMap<ContainerId, PodId>,
-    /// The layers below them, as far as the records tell.
-    layers: Vec<ChainId>,
-    /// Keeps those.
-    lease: Mutex<Option<ImageLease>>,
+    /// The layers below each of them, as far as the records tell.
+    layers: Vec<Vec<ChainId>>,
+    /// Keep those.
+    leases: Mutex<Vec<ImageLease>>,
 }
 
 /// The part of a pod's record that tells whose it is.
@@ -84,8 +84,8 @@ impl SetAside {
 
     fn add_container(&mut self, id: ContainerId, pod: PodId, record: &[u8]) {
         if let Ok(layers) = serde_json::from_slice::<Layers>(record) {
-            self.layers.extend(layers.layers);
-            self.layers.extend(layers.volume_layers);
+            self.layers
+                .push([layers.layers, layers.volume_layers].concat());
         }
         self.containers.insert(id, pod);
     }
@@ -213,18 +213,19 @@ impl Node {
 
     fn lease_what_is_set_aside(&self) {
         let layers = &self.set_aside.layers;
-        if layers.is_empty() {
-            return;
-        }
-        let lease = self.images.lease_layers(layers);
-        if lease.is_none() {
+        // One by one: a layer that is gone must not cost the others theirs.
+        let leases: Vec<_> = layers
+            .iter()
+            .filter_map(|layers| self.images.lease_layers(layers))
+            .collect();
+        if leases.len() < layers.len() {
             tracing::warn!("layers of containers whose records cannot be read are gone");
         }
         *self
             .set_aside
-            .lease
+            .leases
             .lock()
-            .unwrap_or_else(PoisonError::into_inner) = lease;
+            .unwrap_or_else(PoisonError::into_inner) = leases;
     }
 
     /// What is mounted of layers keeps them until it was taken apart, which may take long.
@@ -398,7 +399,7 @@ mod tests {
             record.to_string().as_bytes(),
         );
         set_aside.add_container(ContainerId::random(), PodId::random(), b"\xff");
-        assert_eq!(set_aside.layers.len(), 2);
+        assert_eq!(set_aside.layers.concat().len(), 2);
         assert_eq!(set_aside.containers.len(), 2);
         assert!(set_aside.check_container(&pod).is_err());
         assert!(set_aside.check_container(&PodId::random()).is_ok());

@@ -264,7 +264,7 @@ impl Node {
         config: &PodConfig,
         handler: &Handler,
     ) -> Result<Option<(SelinuxContext, Option<Taken<'_>>)>, EngineError> {
-        let Some(selinux) = &self.selinux else {
+        let Ok(selinux) = &self.selinux else {
             return Ok(None);
         };
         let (labels, taken) = selinux.pod(id, config, handler.guest, || self.ledger.world())?;
@@ -277,7 +277,7 @@ impl Node {
         pod: &Pod,
         config: &ContainerConfig,
     ) -> Result<Option<SelinuxContext>, EngineError> {
-        let (Some(pods), Some(_)) = (&pod.selinux, &self.selinux) else {
+        let (Some(pods), Ok(_)) = (&pod.selinux, &self.selinux) else {
             return Ok(None);
         };
         // Whoever joins another container's PID namespace is to see into it.
@@ -307,12 +307,10 @@ impl Node {
             _ => Ok(()),
         }
     }
-}
 
-impl Node {
     /// Labels a file of ours that every container may read, where SELinux is used.
     pub(crate) fn label_for_all(&self, path: &std::path::Path) -> Result<(), EngineError> {
-        let Some(selinux) = &self.selinux else {
+        let Ok(selinux) = &self.selinux else {
             return Ok(());
         };
         let label = selinux.policy.labels.readonly_file.to_string();
@@ -322,7 +320,7 @@ impl Node {
     /// Labels the directories below which layers stand, so that what is made in them later inherits it: the kernel looks at
     /// the label of a layer's own file when a program of it is mapped, whatever the overlay's label is.
     pub(crate) fn label_layers(&self) -> Result<(), EngineError> {
-        if self.selinux.is_none() {
+        if self.selinux.is_err() {
             return Ok(());
         }
         let root = self.store.root();
@@ -342,7 +340,7 @@ impl Node {
 
     /// Says at start how it stands with SELinux.
     pub(crate) fn tell_of_selinux(&self) {
-        if let Some(selinux) = &self.selinux {
+        if let Ok(selinux) = &self.selinux {
             tracing::info!(
                 mode = ?selinux.policy.mode,
                 process = %selinux.policy.labels.process,
@@ -356,11 +354,10 @@ impl Node {
 
     /// What an operator has to know of SELinux on this node.
     pub(crate) fn selinux_warnings(&self) -> Vec<String> {
-        if self.selinux.is_none() {
-            return match &self.no_selinux {
-                Some(why @ Unused::Unknown(_)) => vec![why.to_string()],
-                Some(Unused::Inactive | Unused::TurnedOff) | None => Vec::new(),
-            };
+        match &self.selinux {
+            Err(why @ Unused::Unknown(_)) => return vec![why.to_string()],
+            Err(Unused::Inactive | Unused::TurnedOff) => return Vec::new(),
+            Ok(_) => {}
         }
         let handlers = self.handlers.load();
         let unable = handlers.iter().filter(|handler| !handler.labels_processes);

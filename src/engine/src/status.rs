@@ -92,7 +92,11 @@ impl Engine {
             user_namespaces_host_network,
             warnings,
             deferred_undos: node.deferred.count(),
-            selinux: node.selinux.as_ref().map(|selinux| selinux.policy.clone()),
+            selinux: node
+                .selinux
+                .as_ref()
+                .ok()
+                .map(|selinux| selinux.policy.clone()),
         }
     }
 

@@ -5,14 +5,7 @@
 //! and run again from the beginning. Steps go on past a failure and the first error is returned: one stuck step must
 //! not keep the others' objects on the node.
 
-use std::{
-    io,
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{io, path::Path};
 
 use network::Attachment;
 use runtime::{Refusal, RuntimeError};
@@ -288,15 +281,6 @@ impl Node {
             .runtime
             .delete(id, true, self.config.timeouts.runtime_command)
             .await?)
-    }
-}
-
-/// Ends what goes on in a blocking thread when nobody waits for it any more: the thread looks at the flag.
-pub(crate) struct StopOnDrop(pub(crate) Arc<AtomicBool>);
-
-impl Drop for StopOnDrop {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }
 

@@ -23,7 +23,6 @@ use state::ContainerId;
 
 use crate::{
     Engine, SharedError,
-    cgroup_thread::Stop,
     error::{EngineError, in_full},
     fingerprint::fingerprint,
     jobs::Stage,
@@ -31,6 +30,7 @@ use crate::{
     limits::{self, Held},
     node::{Handler, Node},
     start_container::container_runtime,
+    stop::Stop,
     teardown::Undo,
     world::{Container, ContainerState},
 };

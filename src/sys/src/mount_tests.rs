@@ -308,7 +308,7 @@ fn the_table_is_read_as_the_kernel_writes_it() {
 /// another mount namespace has a copy.
 struct Volume {
     dir: tempfile::TempDir,
-    volume: PathBuf,
+    top: PathBuf,
     inner: PathBuf,
     place: PathBuf,
     elsewhere: PathBuf,
@@ -317,8 +317,9 @@ struct Volume {
 impl Volume {
     fn make() -> Self {
         let dir = private_dir();
+        let root = dir.path().to_owned();
         let at = |name: &str| {
-            let place = dir.path().join(name);
+            let place = root.join(name);
             fs::create_dir_all(&place).unwrap();
             place
         };
@@ -326,8 +327,8 @@ impl Volume {
             rustix::mount::mount("tmpfs", at, "tmpfs", MountFlags::empty(), c"").unwrap();
             rustix::mount::mount_change(at, MountPropagationFlags::SHARED).unwrap();
         };
-        let volume = at("volume");
-        mount(&volume);
+        let top = at("volume");
+        mount(&top);
         let inner = at("volume/inner");
         mount(&inner);
         let (node, elsewhere) = (at("node"), at("elsewhere"));
@@ -336,17 +337,17 @@ impl Volume {
         rustix::mount::mount_change(&elsewhere, MountPropagationFlags::DOWNSTREAM).unwrap();
         let place = at("node/volumes");
         Self {
-            volume,
+            dir,
+            top,
             inner,
             place,
             elsewhere,
-            dir,
         }
     }
 
     fn copy_to(&self, copy: &Path) {
         fs::create_dir_all(copy).unwrap();
-        rustix::mount::mount_bind_recursive(&self.volume, copy).unwrap();
+        rustix::mount::mount_bind_recursive(&self.top, copy).unwrap();
     }
 }
 
@@ -381,14 +382,20 @@ fn what_is_mounted_at_a_place_apart_reaches_no_other_namespace() {
     unmount_copy(&made.place).unwrap();
     assert!(is_mount_point(&made.inner).unwrap());
     // Nothing keeps the volume's file systems busy there.
-    assert_eq!(below(&made.elsewhere).unwrap(), [made.elsewhere.clone()]);
+    assert_eq!(
+        below(&made.elsewhere).unwrap(),
+        std::slice::from_ref(&made.elsewhere)
+    );
     assert_eq!(below(&made.place).unwrap(), [] as [PathBuf; 0]);
     // What is left goes with the place.
     set_apart(&made.place).unwrap();
     made.copy_to(&copy);
     unmount_copy(&made.place).unwrap();
     assert!(is_mount_point(&made.inner).unwrap());
-    assert_eq!(below(&made.elsewhere).unwrap(), [made.elsewhere.clone()]);
+    assert_eq!(
+        below(&made.elsewhere).unwrap(),
+        std::slice::from_ref(&made.elsewhere)
+    );
     assert!(set_apart(&made.place.join("none")).is_err());
 }
 

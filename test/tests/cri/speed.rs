@@ -220,11 +220,13 @@ fn a_list_of_forty_costs_the_server_less_than_ten_single_answers() {
 
 /// How long a list of everything takes at its 99th percentile. Told call by call, for who runs this with `--no-capture`.
 async fn slowest_list(node: &Node, count: usize, when: &str) -> Result<Duration> {
-    const CALLS: [&str; 4] = [
+    const CALLS: [&str; 6] = [
         "ListPodSandbox",
         "ListContainers",
         "ListImages",
         "ListContainerStats",
+        "ListPodSandboxStats",
+        "ListPodSandboxMetrics",
     ];
     let (mut times, mut both) = (CALLS.map(|_| Vec::new()), Vec::new());
     for _ in 0..100 {
@@ -250,7 +252,20 @@ async fn slowest_list(node: &Node, count: usize, when: &str) -> Result<Duration>
         let message = cri::ListContainerStatsRequest { filter: None };
         let mut runtime = cri.runtime;
         runtime.list_container_stats(request(message)).await?;
-        let all = [of_pods, of_containers, of_images, took()];
+        let of_stats = took();
+        let message = cri::ListPodSandboxStatsRequest { filter: None };
+        runtime.list_pod_sandbox_stats(request(message)).await?;
+        let of_pod_stats = took();
+        let message = cri::ListPodSandboxMetricsRequest {};
+        runtime.list_pod_sandbox_metrics(request(message)).await?;
+        let all = [
+            of_pods,
+            of_containers,
+            of_images,
+            of_stats,
+            of_pod_stats,
+            took(),
+        ];
         for (times, time) in times.iter_mut().zip(all) {
             times.push(time);
         }

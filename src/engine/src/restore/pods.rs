@@ -60,24 +60,38 @@ impl Node {
         Ok(())
     }
 
-    /// Try until it is known whether the monitor lives, or the pod was stopped meanwhile.
-    fn take_over_later(self: &Arc<Self>, pod: Pod) {
+    /// Try beside all else, with growing pauses, until a try says that there is nothing left to do or the server ends.
+    fn until_done<F>(self: &Arc<Self>, attempt: impl Fn(Arc<Self>) -> F + Send + 'static)
+    where
+        F: Future<Output = bool> + Send,
+    {
         let node = Arc::downgrade(self);
         tokio::spawn(async move {
             let mut pauses = Pauses::default();
             loop {
                 pauses.wait().await;
                 let Some(node) = node.upgrade() else { return };
-                let world = node.ledger.world();
-                if world.pods.get(&pod.id).is_none_or(|pod| pod.released) {
+                if attempt(node).await {
                     return;
                 }
-                match node.take_over(&pod).await {
-                    Ok(()) => return,
-                    Err(error) => {
-                        tracing::warn!(pod = %pod.id, error = in_full(&error), "its monitor still cannot be reached");
-                    }
-                }
+            }
+        });
+    }
+
+    /// Try until it is known whether the monitor lives, or the pod was stopped meanwhile.
+    fn take_over_later(self: &Arc<Self>, pod: Pod) {
+        self.until_done(move |node| {
+            let pod = pod.clone();
+            async move {
+            let world = node.ledger.world();
+            if world.pods.get(&pod.id).is_none_or(|pod| pod.released) {
+                return true;
+            }
+            let taken = node.take_over(&pod).await;
+            if let Err(error) = &taken {
+                tracing::warn!(pod = %pod.id, error = in_full(error), "its monitor still cannot be reached");
+            }
+            taken.is_ok()
             }
         });
     }
@@ -186,24 +200,20 @@ impl Node {
 
     /// Ask the runtime until it answers, or the container is not a created one any more.
     fn settle_start_later(self: &Arc<Self>, id: ContainerId) {
-        let node = Arc::downgrade(self);
-        tokio::spawn(async move {
-            let mut pauses = Pauses::default();
-            loop {
-                pauses.wait().await;
-                let Some(node) = node.upgrade() else { return };
-                if !node.ledger.world().containers.contains_key(&id) {
-                    return;
-                }
-                let live = node.live.container(&id);
-                // A start that is asked for now waits until it is known whether there was one.
-                let _turn = live.turn.lock().await;
-                match node.settle_start(&id).await {
-                    Ok(()) => return,
-                    Err(error) => {
-                        tracing::warn!(container = %id, error = in_full(&error), "its runtime still does not tell whether it was started");
-                    }
-                }
+        self.until_done(move |node| {
+            let id = id.clone();
+            async move {
+            if !node.ledger.world().containers.contains_key(&id) {
+                return true;
+            }
+            let live = node.live.container(&id);
+            // A start that is asked for now waits until it is known whether there was one.
+            let _turn = live.turn.lock().await;
+            let settled = node.settle_start(&id).await;
+            if let Err(error) = &settled {
+                tracing::warn!(container = %id, error = in_full(error), "its runtime still does not tell whether it was started");
+            }
+            settled.is_ok()
             }
         });
     }

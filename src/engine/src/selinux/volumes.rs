@@ -6,7 +6,6 @@
 use std::{
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -17,10 +16,7 @@ use sys::{
 };
 
 use crate::{
-    error::EngineError,
-    host_files::HostVolume,
-    node::Node,
-    teardown::{StopOnDrop, joined},
+    error::EngineError, host_files::HostVolume, node::Node, stop::Stop, teardown::joined,
     world::Pod,
 };
 
@@ -83,8 +79,8 @@ impl Node {
         let label = labels.mount();
         let trust_top = trusts_top(pod);
         let within = self.config.timeouts.relabel;
-        let stop = Arc::new(AtomicBool::new(false));
-        let _when_given_up = StopOnDrop(Arc::clone(&stop));
+        let stop = Stop::new("CreateContainer");
+        let _when_given_up = stop.on_drop();
         let work = tokio::task::spawn_blocking(move || {
             for (index, volume) in volumes.iter().enumerate() {
                 let Some(held) = volume.held.as_ref().filter(|_| asked(volume)) else {
@@ -98,7 +94,7 @@ impl Node {
                     label: &label,
                     trust_top,
                     within,
-                    stop: &stop,
+                    stop: stop.flag(),
                 };
                 relabel(held, path, &order)?;
             }
