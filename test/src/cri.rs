@@ -120,6 +120,24 @@ impl Client {
             .ok_or_else(|| Status::internal("no status in the answer"))
     }
 
+    /// PID of a container's first process, from a verbose `ContainerStatus`.
+    pub async fn pid(&self, id: &str) -> Result<u32> {
+        let message = cri::ContainerStatusRequest {
+            container_id: id.to_owned(),
+            verbose: true,
+        };
+        let answer = self
+            .runtime
+            .clone()
+            .container_status(request(message))
+            .await?;
+        let info = answer.into_inner().info;
+        let info: serde_json::Value =
+            serde_json::from_str(info.get("info").context("no info in the answer")?)?;
+        let pid = info["pid"].as_u64().context("no pid in the info")?;
+        Ok(pid.try_into()?)
+    }
+
     /// `ListPodSandbox`.
     pub async fn pods(
         &self,

@@ -18,7 +18,7 @@ use ContainerEventType::{
 
 type Events = Streaming<ContainerEventResponse>;
 
-async fn subscribe(client: &Client) -> Result<Events> {
+pub(crate) async fn subscribe(client: &Client) -> Result<Events> {
     let events = client
         .runtime
         .clone()
@@ -28,7 +28,7 @@ async fn subscribe(client: &Client) -> Result<Events> {
     Ok(events.into_inner())
 }
 
-async fn next(events: &mut Events) -> Result<ContainerEventResponse> {
+pub(crate) async fn next(events: &mut Events) -> Result<ContainerEventResponse> {
     events
         .message()
         .await
@@ -320,12 +320,10 @@ fn what_ended_while_no_server_ran_is_told_by_the_next_one() {
         });
         let ends = node.start_container(&pod, &config).await?;
         let stays = node.run(&pod, "stays", node::SLEEP).await?;
+        let pid = node.cri().pid(&ends).await?;
         node.kill_server()?;
         world::write(format!("{GO}/now"), "")?;
-        settle::until_true("it has ended", async || {
-            Ok(processes::with_command("/run/go/now").is_empty())
-        })
-        .await?;
+        settle::until_true("it has ended", async || Ok(processes::read(pid).is_none())).await?;
         node.start_server().await?;
         // Also whoever comes second.
         for _ in 0..2 {

@@ -13,7 +13,7 @@ use pintle_test::{
     cri::Client,
     ledger::Ledger,
     node::{self, Node, Setup},
-    places, settle, world,
+    places, processes, settle, world,
 };
 
 #[test]
@@ -119,6 +119,7 @@ fn exit_codes_and_oom_verdicts_of_the_time_between_are_known_afterwards() {
         world::make_dirs(go)?;
         node.image("busybox:latest").await?;
         let mut ids = BTreeMap::new();
+        let mut pids = Vec::new();
         for (name, script, memory) in [
             ("three", "exit 3", 0),
             ("killed", "sh -c 'kill -KILL $$'; exit $?", 0),
@@ -134,12 +135,14 @@ fn exit_codes_and_oom_verdicts_of_the_time_between_are_known_afterwards() {
                 memory_limit_in_bytes: memory,
                 ..cri::LinuxContainerResources::default()
             });
-            ids.insert(name, node.start_container(&pod, &config).await?);
+            let id = node.start_container(&pod, &config).await?;
+            pids.push(node.cri().pid(&id).await?);
+            ids.insert(name, id);
         }
         node.kill_server()?;
         world::write(format!("{go}/now"), "")?;
         settle::until_true("they have ended", async || {
-            Ok(pintle_test::processes::with_command("/run/go/now").is_empty())
+            Ok(pids.iter().all(|pid| processes::read(*pid).is_none()))
         })
         .await?;
         node.start_server().await?;
@@ -204,6 +207,7 @@ fn a_full_run_costs_no_monitor_its_life() {
         world::write(WAIT, "")?;
         node.image("busybox:latest").await?;
         let id = node.start_container(&pod, &config).await?;
+        let pid = node.cri().pid(&id).await?;
         node.kill_server()?;
         world::run("mount", ["-o", "remount,size=64m", "/run"])?;
         // To the last page: what a container can do to its /etc/hostname.
@@ -212,10 +216,7 @@ fn a_full_run_costs_no_monitor_its_life() {
             .output()?;
         ensure!(!filled.status.success(), "/run is not full");
         std::fs::remove_file(WAIT)?;
-        settle::until_true("it has ended", async || {
-            Ok(pintle_test::processes::with_command("/run/go/wait").is_empty())
-        })
-        .await?;
+        settle::until_true("it has ended", async || Ok(processes::read(pid).is_none())).await?;
         ensure!(node::monitors().len() == 1, "its monitor died");
         std::fs::remove_file(FILLER)?;
         node.start_server().await?;
@@ -399,11 +400,11 @@ async fn reboot() -> Result<()> {
     for monitor in node::monitors() {
         node::signal(monitor.pid, rustix::process::Signal::KILL)?;
     }
-    for process in pintle_test::processes::with_command("while :; do sleep 0.1") {
+    for process in processes::with_command("while :; do sleep 0.1") {
         node::signal(process.pid, rustix::process::Signal::KILL)?;
     }
     settle::until_true("all processes are gone", async || {
-        Ok(pintle_test::processes::with_command("while :; do sleep 0.1").is_empty())
+        Ok(processes::with_command("while :; do sleep 0.1").is_empty())
     })
     .await?;
     unmount_below(places::RUN)?;

@@ -15,7 +15,7 @@ use pintle_test::{
     places, processes, registry, settle, world,
 };
 
-use crate::lists::many_records;
+use crate::{events, lists::many_records};
 
 /// Calls that wait for a disk.
 const SYNCS: &str = "fsync,fdatasync,syncfs,sync,sync_file_range,msync";
@@ -375,14 +375,18 @@ fn twenty_pods_later_the_server_holds_what_it_held_before() {
 fn a_container_that_ends_by_itself_is_noticed_without_asking() {
     world!(async |node| {
         let pod = node.run_pod("noticed").await?;
-        let id = node.run(&pod, "c", "sleep 0.3").await?;
         let cri = node.cri();
-        // No status is asked for until it is long over; the first answer already knows.
-        settle::until_true("its process is gone", async || {
-            Ok(processes::with_command("sleep 0.3").is_empty())
-        })
-        .await?;
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        let mut told = events::subscribe(&cri).await?;
+        let id = node.run(&pod, "c", "sleep 0.3").await?;
+        // Nothing is asked for until its end is told; the first answer already knows.
+        loop {
+            let event = events::next(&mut told).await?;
+            if event.container_id == id
+                && event.container_event_type() == cri::ContainerEventType::ContainerStoppedEvent
+            {
+                break;
+            }
+        }
         let state = cri.status(&id).await?.state();
         ensure!(state == cri::ContainerState::ContainerExited, "{state:?}");
         Ok(())
