@@ -19,7 +19,11 @@ use std::{
 use spec::model::NamespaceMode;
 use state::{ContainerId, PodId};
 use storage::LayerStore;
-use sys::{cgroup::Layout, cgroup_files::CgroupFiles, small_file::SmallFile};
+use sys::{
+    cgroup::Layout,
+    cgroup_files::{CgroupFiles, OneCgroup},
+    small_file::SmallFile,
+};
 
 mod cgroup;
 mod cpu_times;
@@ -264,9 +268,16 @@ impl Node {
 
     fn cgroup_use(&self, path: &str, buffer: &mut SmallFile) -> Option<CgroupUse> {
         let cgroup = self.stats.files.of(path).ok()?;
-        cgroup::usage(&cgroup, buffer, |reading| {
-            self.stats.rates.of(path, reading)
-        })
+        self.use_of(path, &cgroup, buffer)
+    }
+
+    fn use_of(
+        &self,
+        path: &str,
+        cgroup: &OneCgroup<'_>,
+        buffer: &mut SmallFile,
+    ) -> Option<CgroupUse> {
+        cgroup::usage(cgroup, buffer, |reading| self.stats.rates.of(path, reading))
     }
 
     fn container_use(&self, container: &Arc<Container>, buffer: &mut SmallFile) -> ContainerUse {
@@ -352,18 +363,17 @@ impl Node {
             let mut names = DeviceNames::default();
             let mut found = Vec::with_capacity(work.pods.len());
             for pod in &work.pods {
-                let containers: Vec<_> = self
-                    .container_uses(work.running(pod), &mut buffer)
-                    .into_iter()
-                    .map(|usage| self.container_metrics(usage, &mut names, &mut buffer))
-                    .collect();
-                let cgroup = has_own_cgroup(pod, &parents)
-                    .then(|| {
-                        let usage = self.pod_use(pod, &parents, &[], &mut buffer)?;
-                        let detail = self.detail(&pod.cgroup_parent, &mut names, &mut buffer);
-                        Some((usage, detail))
+                let containers: Vec<_> = work
+                    .running(pod)
+                    .iter()
+                    .filter_map(|container| {
+                        self.container_metrics(container, &mut names, &mut buffer)
                     })
-                    .flatten();
+                    .collect();
+                let cgroup = (!pod.released && has_own_cgroup(pod, &parents))
+                    .then(|| self.use_and_detail(&pod.cgroup_parent, &mut names, &mut buffer))
+                    .flatten()
+                    .map(|(usage, detail, _)| (usage, detail));
                 found.push((pod, cgroup, containers));
             }
             found
@@ -379,41 +389,46 @@ impl Node {
             .collect()
     }
 
+    /// `None` if its cgroup is gone.
     fn container_metrics(
         &self,
-        usage: ContainerUse,
+        container: &Arc<Container>,
         names: &mut DeviceNames,
         buffer: &mut SmallFile,
-    ) -> ContainerMetrics {
-        let container = &usage.container;
-        let detail = self.detail(&container.cgroup, names, buffer);
-        let cgroup = self.stats.files.of(&container.cgroup).ok();
+    ) -> Option<ContainerMetrics> {
+        let (usage, detail, cgroup) = self.use_and_detail(&container.cgroup, names, buffer)?;
         // Any controller that is always there lists them.
-        let processes = cgroup.and_then(|cgroup| {
-            cgroup
-                .processes("pids")
-                .or_else(|| cgroup.processes("memory"))
-                .or_else(|| cgroup.processes("cpuacct"))
-        });
-        let processes = processes.map(|found| processes::usage(&found, container.pid, buffer));
-        ContainerMetrics {
-            usage,
+        let processes = cgroup
+            .processes("pids")
+            .or_else(|| cgroup.processes("memory"))
+            .or_else(|| cgroup.processes("cpuacct"));
+        Some(ContainerMetrics {
+            usage: ContainerUse {
+                container: Arc::clone(container),
+                cgroup: Some(usage),
+                disk: self.stats.disk.of(&container.id),
+            },
             detail,
-            processes,
-        }
+            processes: processes.map(|found| processes::usage(&found, container.pid, buffer)),
+        })
     }
 
-    fn detail(&self, path: &str, names: &mut DeviceNames, buffer: &mut SmallFile) -> CgroupDetail {
-        let Ok(cgroup) = self.stats.files.of(path) else {
-            return CgroupDetail::default();
-        };
+    /// What a cgroup uses, with the details of the same moment; `None` if it is gone.
+    fn use_and_detail(
+        &self,
+        path: &str,
+        names: &mut DeviceNames,
+        buffer: &mut SmallFile,
+    ) -> Option<(CgroupUse, CgroupDetail, OneCgroup<'_>)> {
+        let cgroup = self.stats.files.all_of(path).ok()?;
+        let usage = self.use_of(path, &cgroup, buffer)?;
         let mut detail = cgroup::detail(&cgroup, &self.stats.huge_page_sizes, buffer);
         for device in &mut detail.devices {
             names
                 .get(device.major, device.minor, buffer)
                 .clone_into(&mut device.device);
         }
-        detail
+        Some((usage, detail, cgroup))
     }
 
     /// Does something while the pods' network namespaces are looked into.

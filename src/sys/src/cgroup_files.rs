@@ -4,9 +4,13 @@
 //! containers into both trees; version 2 has what version 1 never got: pressure.
 
 use std::{
-    collections::BTreeSet,
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
+
+use rustix::fs::{Mode, OFlags};
 
 use crate::{
     SysError,
@@ -46,6 +50,16 @@ impl CgroupFiles {
         Ok(OneCgroup {
             files: self,
             relative: cgroup::relative(cgroup)?,
+            opened: None,
+        })
+    }
+
+    /// The same for a look at most of its files: directories are looked up once, and a file that is asked for again says
+    /// what it said before.
+    pub fn all_of(&self, cgroup: &str) -> Result<OneCgroup<'_>, SysError> {
+        Ok(OneCgroup {
+            opened: Some(RefCell::default()),
+            ..self.of(cgroup)?
         })
     }
 }
@@ -55,9 +69,40 @@ impl CgroupFiles {
 pub struct OneCgroup<'a> {
     files: &'a CgroupFiles,
     relative: PathBuf,
+    opened: Option<RefCell<Vec<Opened<'a>>>>,
 }
 
-impl OneCgroup<'_> {
+/// A cgroup's directory in one hierarchy, and what was read in it.
+#[derive(Debug)]
+struct Opened<'a> {
+    mount: &'a Path,
+    /// `None` if there is none.
+    dir: Option<OwnedFd>,
+    /// By file name; `None` for what could not be read.
+    texts: BTreeMap<String, Option<Box<str>>>,
+}
+
+impl<'a> Opened<'a> {
+    fn new(mount: &'a Path, relative: &Path) -> Self {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Self {
+            mount,
+            dir: rustix::fs::open(mount.join(relative), flags, Mode::empty()).ok(),
+            texts: BTreeMap::new(),
+        }
+    }
+
+    fn read<'b>(&mut self, file: &str, buffer: &'b mut SmallFile) -> Option<&'b str> {
+        if let Some(text) = self.texts.get(file) {
+            return buffer.hold(text.as_ref()?);
+        }
+        let text = buffer.read_at(self.dir.as_ref()?, Path::new(file));
+        self.texts.insert(file.to_owned(), text.map(Box::from));
+        text
+    }
+}
+
+impl<'a> OneCgroup<'a> {
     /// Whether its files are those of version 2.
     pub fn is_v2(&self) -> bool {
         self.files.is_v2()
@@ -75,7 +120,7 @@ impl OneCgroup<'_> {
             Layout::V1 { controllers } => controllers.get(controller)?,
             Layout::V2 { mount } => mount,
         };
-        buffer.read(&self.path(mount, file))
+        self.text(mount, file, buffer)
     }
 
     /// The text of a pressure file, such as `cpu.pressure`. `None` where the kernel does not count pressure.
@@ -84,7 +129,7 @@ impl OneCgroup<'_> {
             Layout::V1 { .. } => self.files.hybrid.as_ref()?,
             Layout::V2 { mount } => mount,
         };
-        buffer.read(&self.path(mount, file))
+        self.text(mount, file, buffer)
     }
 
     /// The processes in it and in the cgroups below it, by the hierarchy of a controller. `None` if it is not there.
@@ -104,10 +149,19 @@ impl OneCgroup<'_> {
         Some(processes)
     }
 
-    fn path(&self, mount: &Path, file: &str) -> PathBuf {
-        let mut path = mount.join(&self.relative);
-        path.push(file);
-        path
+    fn text<'b>(&self, mount: &'a Path, file: &str, buffer: &'b mut SmallFile) -> Option<&'b str> {
+        let Some(opened) = &self.opened else {
+            let mut path = mount.join(&self.relative);
+            path.push(file);
+            return buffer.read(&path);
+        };
+        let mut opened = opened.borrow_mut();
+        let at = opened.iter().position(|one| one.mount == mount);
+        let at = at.unwrap_or_else(|| {
+            opened.push(Opened::new(mount, &self.relative));
+            opened.len() - 1
+        });
+        opened[at].read(file, buffer)
     }
 }
 
@@ -157,6 +211,23 @@ mod tests {
             let gone = files.of("/p/gone").unwrap();
             assert_eq!(gone.read("memory", "memory.stat", &mut buffer), None);
             assert!(files.of("/p/../..").is_err());
+            // Looked up once, the same is found, and found again when the file says something else.
+            let all = files.all_of("/p/c").unwrap();
+            let stat = dir.path().join(tree).join("memory.stat");
+            for _ in 0..2 {
+                assert_eq!(all.read("memory", "memory.stat", &mut buffer), Some(tree));
+                assert_eq!(all.read("memory", "memory.none", &mut buffer), None);
+                assert_eq!(all.pressure("io.pressure", &mut buffer), pressure);
+                fs::write(&stat, "later").unwrap();
+            }
+            let later = files.all_of("/p/c").unwrap();
+            assert_eq!(
+                later.read("memory", "memory.stat", &mut buffer),
+                Some("later")
+            );
+            fs::write(&stat, tree).unwrap();
+            let gone = files.all_of("/p/gone").unwrap();
+            assert_eq!(gone.read("memory", "memory.stat", &mut buffer), None);
         }
         let one = v1.of("/p/c").unwrap();
         assert_eq!(one.read("pids", "memory.stat", &mut buffer), None);

@@ -2,10 +2,10 @@
 //!
 //! Statistics read thousands of them, so one buffer serves all and nothing is called but open, read and close.
 
-use std::path::Path;
+use std::{os::fd::AsFd, path::Path};
 
 use rustix::{
-    fs::{Mode, OFlags},
+    fs::{CWD, Mode, OFlags},
     io::Errno,
 };
 
@@ -25,8 +25,13 @@ impl SmallFile {
     /// The text of a file. `None` if it is not there, cannot be read, is too long or is no text: statistics leave out what
     /// vanished meanwhile and what this kernel does not have.
     pub fn read(&mut self, path: &Path) -> Option<&str> {
+        self.read_at(CWD, path)
+    }
+
+    /// The same for a path that starts at a directory: what is above it is not looked up again.
+    pub fn read_at(&mut self, dir: impl AsFd, path: &Path) -> Option<&str> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let file = rustix::fs::open(path, flags, Mode::empty()).ok()?;
+        let file = rustix::fs::openat(dir, path, flags, Mode::empty()).ok()?;
         if self.buffer.is_empty() {
             self.buffer.resize(FIRST_BYTES, 0);
         }
@@ -46,6 +51,16 @@ impl SmallFile {
             }
         }
         std::str::from_utf8(&self.buffer[..len]).ok()
+    }
+
+    /// Holds a text as if it had been read.
+    pub(crate) fn hold(&mut self, text: &str) -> Option<&str> {
+        if self.buffer.len() < text.len().max(FIRST_BYTES) {
+            self.buffer.resize(text.len().max(FIRST_BYTES), 0);
+        }
+        let held = &mut self.buffer[..text.len()];
+        held.copy_from_slice(text.as_bytes());
+        std::str::from_utf8(held).ok()
     }
 }
 
