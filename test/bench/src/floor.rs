@@ -9,6 +9,7 @@
 mod bundle;
 mod chain;
 mod namespaces;
+pub(crate) mod pull;
 
 use std::{
     fs::{self, File},

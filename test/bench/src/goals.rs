@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::{
     life,
     options::Who,
+    pull,
     results::{Life, List, Memory, Pull, Results, Stats},
     samples::median,
     stats,
@@ -157,16 +158,61 @@ fn of_stats(stats: &[Stats], call: &str) -> Option<Verdict> {
     })
 }
 
-fn of_pulls(pulls: &[Pull]) -> Option<Verdict> {
+/// Layers of one pull that are unpacked at the same time, as Pintle is shipped.
+const LAYERS_AT_A_TIME: f64 = 3.0;
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "memory sizes are far below 2^52 KiB"
+)]
+fn of_pulls(pulls: &[Pull]) -> Vec<Verdict> {
     let of = |who| pulls.iter().find(|pull| pull.who == who);
-    let ours = median(&of(Who::Pintle)?.wall_s)?;
-    let other = median(&of(Who::Containerd)?.wall_s)?;
-    Some(Verdict {
-        goal: "pull of the large image ≤ 0.4 × containerd".to_owned(),
-        bound: 0.4,
-        found: ours / other,
-        how: format!("{ours:.2} / {other:.2} s"),
-    })
+    let Some(ours) = of(Who::Pintle) else {
+        return Vec::new();
+    };
+    let beside = |who: Who, what: &str, bound: f64, samples: fn(&Pull) -> &[f64]| {
+        let (ours, other) = (median(samples(ours))?, median(samples(of(who)?))?);
+        Some(Verdict {
+            goal: format!("{what} of the large image ≤ {bound} × {}", who.name()),
+            bound,
+            found: ours / other,
+            how: format!("{ours:.2} / {other:.2} s"),
+        })
+    };
+    let wall: fn(&Pull) -> &[f64] = |pull| &pull.wall_s;
+    let mut verdicts: Vec<Verdict> = [
+        beside(Who::Containerd, "pull", 0.33, wall),
+        beside(Who::Containerd, "CPU for the pull", 0.4, |pull| &pull.cpu_s),
+        beside(Who::Skopeo, "pull", 0.2, wall),
+        beside(Who::Floor, "pull", 1.3, wall),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let bound = 16.0 * LAYERS_AT_A_TIME;
+    verdicts.push(Verdict {
+        goal: format!("anonymous memory while pulling ≤ {bound} MiB, 16 for each layer at a time"),
+        bound,
+        found: ours.peak_anonymous_kib as f64 / MIB,
+        how: format!("{} KiB", ours.peak_anonymous_kib),
+    });
+    let worst = |samples: &[f64]| samples.iter().copied().reduce(f64::max);
+    verdicts.extend(worst(&ours.settled_s).map(|found| Verdict {
+        goal: format!(
+            "below {} MiB PSS again ≤ 10 s after a pull",
+            pull::IDLE_KIB >> 10
+        ),
+        bound: 10.0,
+        found,
+        how: "the slowest".to_owned(),
+    }));
+    verdicts.extend(worst(&ours.remove_ms).map(|found| Verdict {
+        goal: "RemoveImage of the large image ≤ 50 ms".to_owned(),
+        bound: 50.0,
+        found,
+        how: "the slowest".to_owned(),
+    }));
+    verdicts
 }
 
 #[cfg(test)]
@@ -201,7 +247,7 @@ mod tests {
             lives(&ours, life::POD_STOP, &floor, life::POD_STOP, 1.15),
             None
         );
-        assert_eq!(of_pulls(&[]), None);
+        assert_eq!(of_pulls(&[]), []);
         assert_eq!(of_stats(&[], stats::PODS), None);
     }
 }

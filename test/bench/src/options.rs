@@ -49,6 +49,8 @@ pub(crate) enum Who {
     Pintle,
     /// Debian's containerd.
     Containerd,
+    /// Debian's skopeo, into the storage that CRI-O and podman use. It pulls, and does nothing else.
+    Skopeo,
 }
 
 impl Who {
@@ -58,6 +60,7 @@ impl Who {
             Self::Floor => "floor",
             Self::Pintle => "Pintle",
             Self::Containerd => "containerd",
+            Self::Skopeo => "skopeo",
         }
     }
 }
@@ -70,7 +73,7 @@ pub(crate) struct Options {
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Phase::Memory, Phase::Start, Phase::List, Phase::Stats, Phase::Pull])]
     pub(crate) phases: Vec<Phase>,
     /// Who is measured.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Who::Floor, Who::Pintle, Who::Containerd])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Who::Floor, Who::Pintle, Who::Containerd, Who::Skopeo])]
     pub(crate) who: Vec<Who>,
     /// The OCI runtimes, by their names in PATH. The first is the one of the memory, list and stats phases.
     #[arg(long, value_delimiter = ',', default_values_t = ["crun".to_owned(), "runc".to_owned()])]

@@ -279,6 +279,11 @@ fn stats(text: &mut String, stats: &[Stats]) {
 }
 
 fn pulls(text: &mut String, pulls: &[Pull]) {
+    // Nothing where there is no server to look at.
+    let mib = |bytes: u64| match bytes >> 20 {
+        0 => String::new(),
+        mib => mib.to_string(),
+    };
     title(
         text,
         "Pulls",
@@ -286,8 +291,10 @@ fn pulls(text: &mut String, pulls: &[Pull]) {
             "",
             "median, s",
             "each, s",
-            "server CPU, median, s",
+            "CPU, median, s",
             "peak RSS, MiB",
+            "peak anonymous, MiB",
+            "RemoveImage, ms",
             "image, MiB",
         ]),
     );
@@ -307,8 +314,10 @@ fn pulls(text: &mut String, pulls: &[Pull]) {
                 seconds(&pull.wall_s),
                 each.join(" "),
                 seconds(&pull.cpu_s),
-                (pull.peak_rss_kib >> 10).to_string(),
-                (pull.image_bytes >> 20).to_string(),
+                mib(pull.peak_rss_kib << 10),
+                mib(pull.peak_anonymous_kib << 10),
+                Summary::of(&pull.remove_ms).map_or_else(String::new, figures),
+                mib(pull.image_bytes),
             ],
         );
     }

@@ -177,6 +177,12 @@ pub(crate) struct Pull {
     pub(crate) wall_s: Vec<f64>,
     /// CPU time of the server for each.
     pub(crate) cpu_s: Vec<f64>,
-    /// Its greatest resident set in any of them.
+    /// Its greatest resident set in any of them. This and what follows is of servers only.
     pub(crate) peak_rss_kib: u64,
+    /// Its most anonymous memory in any of them, as far as a look now and then sees it.
+    pub(crate) peak_anonymous_kib: u64,
+    /// How long after each its memory was below the goal for an idle server again; the patience for that, if it never was.
+    pub(crate) settled_s: Vec<f64>,
+    /// What `RemoveImage` took after each.
+    pub(crate) remove_ms: Vec<f64>,
 }

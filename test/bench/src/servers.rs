@@ -82,7 +82,7 @@ impl Server {
         let mut command = match who {
             Who::Pintle => pintle::command(&places, runtimes)?,
             Who::Containerd => containerd::command(&places, runtimes)?,
-            Who::Floor => bail!("the floor is no server"),
+            Who::Floor | Who::Skopeo => bail!("{} is no server", who.name()),
         };
         let (client, process) = ready(&mut command, &places).await?;
         Ok(Self {

@@ -45,6 +45,7 @@ pub(crate) fn root(who: Who) -> &'static Path {
         Who::Floor => "/var/lib/floor",
         Who::Pintle => places::ROOT,
         Who::Containerd => "/var/lib/containerd",
+        Who::Skopeo => "/var/lib/containers/storage",
     })
 }
 
@@ -67,7 +68,7 @@ impl Stage {
         let storage = registry::filled(STORAGE, fill).await?;
         let registry = Registry::serve(&storage, registry::HOST, true).await?;
         let mut disks = Vec::new();
-        for &who in &options.who {
+        for &who in options.who.iter().filter(|who| **who != Who::Skopeo) {
             disks.push(Disk::mount(who.name(), DISK_BYTES, root(who))?);
         }
         Ok(Self {

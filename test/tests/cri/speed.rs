@@ -275,8 +275,28 @@ async fn slowest_list(node: &Node, count: usize, when: &str) -> Result<Duration>
         times.sort();
         times[times.len() * 99 / 100 - 1]
     };
+    let log = node.server_log();
     for (call, times) in CALLS.iter().zip(&mut times) {
-        println!("{when}: {call} p99 {:?}", p99(times));
+        // What the server says of itself; the last hundred are ours.
+        let mut own: Vec<Duration> = log
+            .lines()
+            .rev()
+            .filter(|line| line.contains(&format!("method=\"{call}\"")))
+            .filter_map(|line| line.split_once("duration_us=")?.1.split(' ').next())
+            .filter_map(|micros| micros.parse().ok())
+            .map(Duration::from_micros)
+            .take(times.len())
+            .collect();
+        ensure!(
+            own.len() == times.len(),
+            "the server tells of {}",
+            own.len()
+        );
+        println!(
+            "{when}: {call} p99 {:?}, at the server {:?}",
+            p99(times),
+            p99(&mut own)
+        );
     }
     Ok(p99(&mut both))
 }
