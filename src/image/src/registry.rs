@@ -10,6 +10,7 @@
 
 mod answer;
 mod authorization;
+mod endpoint;
 mod exchange;
 mod hosts;
 mod pace;
@@ -19,10 +20,9 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use http::Method;
 use http::header::ACCEPT;
-use http::{HeaderMap, Method};
 use state::Digest;
-use tokio::sync::OnceCell;
 
 use crate::config::{ImagesConfig, RegistrySettings};
 use crate::credentials::Credentials;
@@ -34,8 +34,8 @@ use crate::sources::{
     ExplainedReference, Explanation, Found, Plan, PlannedHost, Proxies, Sources, SourcesError,
 };
 
-use authorization::Gate;
-use hosts::{Host, Hosts};
+use endpoint::Endpoint;
+use hosts::Hosts;
 pub(crate) use pace::{Broken, Download};
 
 /// Opens sessions. One per [`crate::Images`].
@@ -168,7 +168,7 @@ impl Registry {
                 // A mirror whose certificates cannot be read is as good as one that cannot be reached.
                 Err(error) => {
                     self.sources.errors.note(&planned.root(), &error);
-                    tracing::debug!(image = %reference, %error, "this registry cannot be asked");
+                    tracing::warn!(image = %reference, %error, "this registry cannot be asked");
                     unusable = Some(error);
                 }
             }
@@ -202,79 +202,6 @@ fn nobody(reference: &Reference, plan: &Plan) -> SourcesError {
     SourcesError::Nobody {
         reference: reference.to_string(),
         reason: reasons.join("; "),
-    }
-}
-
-/// One host that may have the repository, and what this pull knows about being let in.
-#[derive(Debug)]
-struct Endpoint {
-    host: Arc<Host>,
-    /// Taken instead of `host` when that does not speak TLS, which is found out once.
-    plain: Option<Arc<Host>>,
-    speaks_tls: OnceCell<bool>,
-    gate: Gate,
-    headers: HeaderMap,
-    /// Path of the repository, from the slash behind the host on.
-    repository: String,
-    /// `?ns=…`, or nothing.
-    query: String,
-    /// Of the API, where the errors of this host are remembered.
-    root: String,
-    resolve: bool,
-    pull: bool,
-}
-
-impl Endpoint {
-    fn new(
-        planned: &PlannedHost,
-        credentials: Option<Credentials>,
-        hosts: &Hosts,
-    ) -> Result<Self, ImageError> {
-        let plain = planned.plain.as_ref().map(|plain| hosts.get(plain));
-        Ok(Self {
-            host: hosts.get(&planned.transport)?,
-            plain: plain.transpose()?,
-            speaks_tls: OnceCell::new(),
-            gate: Gate::new(&planned.repository, credentials),
-            headers: planned.headers.iter().cloned().fold(
-                HeaderMap::new(),
-                |mut map, (name, value)| {
-                    map.append(name, value);
-                    map
-                },
-            ),
-            repository: format!("{}/{}", planned.path, planned.repository),
-            query: planned
-                .stands_for
-                .as_ref()
-                .map_or_else(String::new, |registry| format!("?ns={registry}")),
-            root: planned.root(),
-            resolve: planned.resolve,
-            pull: planned.pull,
-        })
-    }
-
-    fn path(&self, kind: &str, name: &str) -> String {
-        format!("{}/{kind}/{name}{}", self.repository, self.query)
-    }
-
-    /// The host as it is talked to. Asks it once whether it speaks TLS, if the operator allows that it does not.
-    async fn host(&self, config: &ImagesConfig) -> &Arc<Host> {
-        let Some(plain) = &self.plain else {
-            return &self.host;
-        };
-        let speaks_tls = self.speaks_tls.get_or_init(async || {
-            let asked = self.host.client().head(self.host.url("/v2/")).send();
-            let limit = config.timeouts.header;
-            if limit.is_zero() {
-                return asked.await.is_ok();
-            }
-            // No answer at all is not an answer in plain HTTP either.
-            tokio::time::timeout(limit, asked)
-                .await
-                .is_ok_and(|answer| answer.is_ok())
-        });
-        if *speaks_tls.await { &self.host } else { plain }
     }
 }
 

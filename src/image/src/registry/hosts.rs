@@ -20,7 +20,6 @@ const MAX_PEM_BYTES: u64 = 4 << 20;
 const USER_AGENT: &str = concat!("pintle/", env!("CARGO_PKG_VERSION"));
 
 /// A host, and the client for it.
-#[derive(Debug)]
 pub(crate) struct Host {
     transport: Transport,
     /// `https://registry-1.docker.io`: scheme, host and port, no slash at the end.
@@ -52,6 +51,13 @@ impl Host {
         self.files
             .iter()
             .all(|(path, stamp)| Stamp::of(path) == *stamp)
+    }
+}
+
+impl fmt::Debug for Host {
+    /// Without the client, which would print its proxy with its password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.transport, f)
     }
 }
 

@@ -157,8 +157,12 @@ fn tls(host: &PlannedHost) -> String {
             words.push(format!("by {}", authority.display()));
         }
     }
-    for identity in &tls.identities {
-        words.push(format!("shows {}", identity.certificate.display()));
+    // A connection shows one certificate: of several, the first.
+    if let Some((first, others)) = tls.identities.split_first() {
+        words.push(format!("shows {}", first.certificate.display()));
+        for other in others {
+            words.push(format!("does not use {}", other.certificate.display()));
+        }
     }
     if host.plain.is_some() {
         words.push("plain HTTP if it does not speak TLS".to_owned());

@@ -96,6 +96,15 @@ x-list = ["1", "2"]
 }
 
 #[test]
+fn the_documented_file_is_one() {
+    let text = super::super::registries_conf::test::documented("override_path");
+    let host = &parse(&text).hosts[0];
+    assert_eq!(host.url.as_ref().unwrap().path, "/v2/proxy");
+    assert_eq!(host.tls.identities.len(), 1);
+    assert_eq!(host.headers.len(), 1);
+}
+
+#[test]
 fn an_empty_file_means_the_registry_itself() {
     let file = parse("");
     assert_eq!(file.hosts, []);

@@ -341,4 +341,4 @@ fn alias(
 
 #[cfg(test)]
 #[path = "registries_conf_test.rs"]
-mod test;
+pub(crate) mod test;

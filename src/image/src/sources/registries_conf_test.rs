@@ -77,6 +77,36 @@ location = "three.example"
     assert_eq!(conf.aliases["none"], None);
 }
 
+/// The block of `docs/registries.md` that holds these words, without its indentation.
+pub(crate) fn documented(words: &str) -> String {
+    let page = include_str!("../../../../docs/registries.md");
+    let lines: Vec<&str> = page.lines().collect();
+    let blocks = lines.split(|line| !line.is_empty() && !line.starts_with("    "));
+    let block = blocks
+        .map(|block| block.iter().map(|line| line.trim_start_matches("    ")))
+        .map(|block| block.collect::<Vec<_>>().join("\n"))
+        .find(|block| block.contains(words));
+    block.unwrap()
+}
+
+#[test]
+fn the_documented_file_is_one() {
+    let conf = parse(&documented("[[registry.mirror]]"));
+    assert!(conf.registries["registry.example/old"].blocked);
+    let team = &conf.registries["registry.example/team"];
+    assert_eq!(team.mirrors[0].wanted_for, WantedFor::Digests);
+    assert!(conf.search.is_some() && conf.aliases.contains_key("app"));
+    let error = RegistriesConf::parse(
+        Path::new("/etc/containers/registries.conf"),
+        "[[registry]]\nlocation = 'r.example'\nblocked = 'no'\n",
+    );
+    let words = error.unwrap_err().to_string();
+    assert!(
+        include_str!("../../../../docs/registries.md").contains(&words),
+        "{words}"
+    );
+}
+
 #[rstest]
 #[case("[[registry]]\n", "/r.conf:1: this registry has neither")]
 #[case(

@@ -16,7 +16,8 @@ use tracing_subscriber::filter::Targets;
 
 use super::{
     node::Value,
-    scalars::{ByteSize, Limit, ProxyAddress, RegistryHost, Table, words},
+    proxy::ProxyAddress,
+    scalars::{ByteSize, Limit, RegistryHost, Table, words},
     setting::{Named, Scalar, scalar_settings, section},
 };
 

@@ -25,7 +25,6 @@ scalar_settings!(
     Limit,
     Capability,
     RegistryHost,
-    ProxyAddress,
     SocketAddr
 );
 
@@ -140,34 +139,6 @@ impl Scalar for RegistryHost {
 
     fn to_yaml(&self) -> String {
         quoted(&self.0)
-    }
-}
-
-/// Which HTTP proxy to use. Shown without user and password.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct ProxyAddress(pub(crate) image::ProxySetting);
-
-impl Scalar for ProxyAddress {
-    const EXPECTED: &'static str =
-        "`environment`, `none` or the URL of an HTTP proxy, such as `http://proxy.example:3128`";
-
-    fn from_value(value: &Value) -> Option<Self> {
-        let Value::Text(text) = value else {
-            return None;
-        };
-        Some(Self(match text.as_str() {
-            "environment" => image::ProxySetting::Environment,
-            "none" => image::ProxySetting::Direct,
-            url => image::ProxySetting::Through(image::ProxyUrl::parse(url)?),
-        }))
-    }
-
-    fn to_yaml(&self) -> String {
-        match &self.0 {
-            image::ProxySetting::Environment => "environment".to_owned(),
-            image::ProxySetting::Direct => "none".to_owned(),
-            image::ProxySetting::Through(url) => quoted(&url.to_string()),
-        }
     }
 }
 

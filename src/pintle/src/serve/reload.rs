@@ -75,18 +75,13 @@ impl Running<'_> {
             self.log.change(&new.log.level)?;
             config.log.level = new.log.level.clone();
         }
-        let registries = assemble::registries(new);
-        if assemble::registries(config) != registries {
-            self.images.set_registries(registries).await;
-            config.image.registries.clone_from(&new.image.registries);
-            let image = &new.image;
-            config
-                .image
-                .registries_conf
-                .clone_from(&image.registries_conf);
-            config.image.certs_dirs.clone_from(&image.certs_dirs);
-            config.image.proxy.clone_from(&image.proxy);
-        }
+        // Also when nothing has changed: `registries.conf` may have, and with it the meaning of short names.
+        self.images.set_registries(assemble::registries(new)).await;
+        let (own, image) = (&mut config.image, &new.image);
+        own.registries.clone_from(&image.registries);
+        own.registries_conf.clone_from(&image.registries_conf);
+        own.certs_dirs.clone_from(&image.certs_dirs);
+        own.proxy.clone_from(&image.proxy);
         // Also those that could not be used when they were looked at last: they may be installed by now.
         let mut additions = config.clone();
         additions.runtimes.clone_from(&new.runtimes);
