@@ -211,7 +211,12 @@ impl Node {
                 "bin_dirs": [places::CNI_OWN_BIN, places::CNI_BIN],
                 "cache_dir": places::CNI_CACHE,
             } },
-            "image": { "registries": { registry::HOST: { "plain_http": true } } },
+            "image": {
+                "registries": { registry::HOST: { "plain_http": true } },
+                // What the machine that runs the suite has does not count.
+                "registries_conf": places::REGISTRIES_CONF,
+                "certs_dirs": [places::CERTS],
+            },
             "monitor": { "path": places::monitor()? },
         });
         config["runtimes"][&runtime] = json!({});

@@ -28,6 +28,11 @@ pub const CNI_CACHE: &str = "/var/lib/cni";
 /// The pods' log directories.
 pub const POD_LOGS: &str = "/run/test/pods";
 
+/// What tests say of registries.
+pub const REGISTRIES_CONF: &str = "/run/test/registries.conf";
+/// And of their hosts.
+pub const CERTS: &str = "/run/test/certs.d";
+
 /// The server's program.
 pub fn pintle() -> Result<PathBuf> {
     program("pintle")

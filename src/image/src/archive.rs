@@ -73,10 +73,13 @@ impl Images {
         };
         let image = self.get(name).ok_or_else(absent)?;
         let lease = self.lease(&image.id).ok_or_else(absent)?;
-        let asked_for = Reference::parse(name)
-            .map(|reference| reference.identity())
-            .ok()
-            .filter(|identity| image.repo_tags.contains(identity));
+        let asked_for = self
+            .inner
+            .registry
+            .known_names(name)
+            .iter()
+            .map(Reference::identity)
+            .find(|identity| image.repo_tags.contains(identity));
         let tags = match asked_for {
             Some(tag) => vec![tag],
             None => image.repo_tags.clone(),

@@ -51,16 +51,15 @@ impl Catalogue {
 
     /// The image that a user means: an id, a reference in any spelling, or the start of an id if no other id starts
     /// so. A name wins over the start of an id.
-    pub(crate) fn find(&self, name_or_id: &str) -> Option<&Arc<Image>> {
+    /// `names` are the full names that it stands for if it is a name.
+    pub(crate) fn find(&self, name_or_id: &str, names: &[Reference]) -> Option<&Arc<Image>> {
         if let Ok(id) = name_or_id.parse::<ImageId>() {
             return self.images.get(&id);
         }
-        if let Ok(reference) = Reference::parse(name_or_id)
-            && let Some(image) = self.by_reference(&reference.identity())
-        {
-            return Some(image);
-        }
-        self.by_id_prefix(name_or_id)
+        names
+            .iter()
+            .find_map(|name| self.by_reference(&name.identity()))
+            .or_else(|| self.by_id_prefix(name_or_id))
     }
 
     fn by_id_prefix(&self, prefix: &str) -> Option<&Arc<Image>> {

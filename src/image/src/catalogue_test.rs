@@ -26,6 +26,11 @@ fn names(reference: &str, manifest: &str) -> Vec<String> {
     )
 }
 
+fn find<'a>(catalogue: &'a Catalogue, name: &str) -> Option<&'a Arc<Image>> {
+    let names: Vec<Reference> = Reference::parse(name).into_iter().collect();
+    catalogue.find(name, &names)
+}
+
 #[test]
 fn a_pull_by_tag_gives_a_tag_and_a_digest() {
     let mut catalogue = Catalogue::default();
@@ -46,7 +51,7 @@ fn a_pull_by_tag_gives_a_tag_and_a_digest() {
         &a.id.hex()[..6],
         &a.id.as_str()[..20],
     ] {
-        let found = catalogue.find(name);
+        let found = find(&catalogue, name);
         assert_eq!(found.map(|image| &image.id), Some(&a.id), "{name}");
     }
     for name in [
@@ -57,7 +62,7 @@ fn a_pull_by_tag_gives_a_tag_and_a_digest() {
         "sha256:",
         "sha256:zz",
     ] {
-        assert!(catalogue.find(name).is_none(), "{name}");
+        assert!(find(&catalogue, name).is_none(), "{name}");
     }
 }
 
@@ -91,7 +96,7 @@ fn many_names_are_one_entry() {
     assert_eq!(list[0].repo_digests.len(), 2);
     catalogue.remove(&a.id);
     assert!(catalogue.list().is_empty());
-    assert!(catalogue.find("r.io/x:1").is_none());
+    assert!(find(&catalogue, "r.io/x:1").is_none());
 }
 
 #[test]
@@ -99,9 +104,9 @@ fn a_moved_tag_leaves_its_old_image() {
     let mut catalogue = Catalogue::default();
     let (old, new) = (record("old"), record("new"));
     catalogue.insert(&old, &names("app", "m1"));
-    let before = Arc::clone(catalogue.find("app").unwrap());
+    let before = Arc::clone(find(&catalogue, "app").unwrap());
     catalogue.insert(&new, &names("app", "m2"));
-    assert_eq!(catalogue.find("app").unwrap().id, new.id);
+    assert_eq!(find(&catalogue, "app").unwrap().id, new.id);
     let old = catalogue.by_id(&old.id).unwrap();
     assert!(old.repo_tags.is_empty());
     assert_eq!(old.repo_digests.len(), 1);
@@ -117,14 +122,14 @@ fn an_ambiguous_start_of_an_id_names_nothing() {
             .unwrap()
     };
     catalogue.insert(&record_with_id(with('1')), &[]);
-    assert!(catalogue.find("ababab").is_some());
+    assert!(find(&catalogue, "ababab").is_some());
     catalogue.insert(&record_with_id(with('2')), &[]);
-    assert!(catalogue.find("ababab").is_none());
-    assert!(catalogue.find(with('2').as_str()).is_some());
+    assert!(find(&catalogue, "ababab").is_none());
+    assert!(find(&catalogue, with('2').as_str()).is_some());
     let named = record("named");
     catalogue.insert(&named, &names("ababab", "m"));
     assert_eq!(
-        catalogue.find("ababab").unwrap().id,
+        find(&catalogue, "ababab").unwrap().id,
         named.id,
         "a name wins"
     );

@@ -8,6 +8,7 @@ use std::time::Duration;
 use storage::UnpackLimits;
 
 use crate::reference::normal_host;
+use crate::sources::ProxyConfig;
 
 /// Everything that [`crate::Images`] is told at start.
 #[derive(Clone, Debug)]
@@ -32,6 +33,26 @@ pub struct ImagesConfig {
     pub parallel_layers_per_pull: usize,
     /// References of images that nobody may collect.
     pub pinned: Vec<String>,
+    /// `registries.conf`, version 2. The folder of the same name with `.d` behind it belongs to it.
+    pub registries_conf: PathBuf,
+    /// Folders with one folder for each registry: `hosts.toml` or certificates.
+    pub certs_dirs: Vec<PathBuf>,
+    /// The way to registries.
+    pub proxy: ProxyConfig,
+}
+
+/// What [`crate::Images::set_registries`] takes over while the server runs: see the fields of the same names in
+/// [`ImagesConfig`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RegistrySettings {
+    /// Settings by registry host.
+    pub registries: BTreeMap<String, RegistryConfig>,
+    /// `registries.conf`.
+    pub registries_conf: PathBuf,
+    /// Folders with one folder for each registry.
+    pub certs_dirs: Vec<PathBuf>,
+    /// The way to registries.
+    pub proxy: ProxyConfig,
 }
 
 impl ImagesConfig {
@@ -49,6 +70,15 @@ impl ImagesConfig {
             parallel_layers: 6,
             parallel_layers_per_pull: 3,
             pinned: Vec::new(),
+            registries_conf: "/etc/containers/registries.conf".into(),
+            certs_dirs: [
+                "/etc/containerd/certs.d",
+                "/etc/containers/certs.d",
+                "/etc/docker/certs.d",
+            ]
+            .map(PathBuf::from)
+            .into(),
+            proxy: ProxyConfig::default(),
         }
     }
 

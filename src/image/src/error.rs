@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use crate::credentials::CredentialsError;
 use crate::reference::{ReferenceError, clip};
+use crate::sources::SourcesError;
 
 /// Why an operation on images failed.
 #[derive(Clone, Debug, Error)]
@@ -20,6 +21,9 @@ pub enum ImageError {
     /// The credentials do not parse.
     #[error(transparent)]
     BadCredentials(#[from] CredentialsError),
+    /// The operator's files do not say whom to ask, or forbid it.
+    #[error(transparent)]
+    Sources(#[from] SourcesError),
     /// The registry answers, and has no such image.
     #[error("{reference} is not on {host}: {reason}")]
     NotFound {

@@ -9,6 +9,7 @@
 //! | `reference` | names of images and their one normal form |
 //! | `credentials` | secrets that cannot be printed |
 //! | `registry` | HTTP: tokens, redirects, retries, stalls, mirrors |
+//! | `sources` | whom to ask for a reference: mirrors, prohibitions, short names, proxies |
 //! | `manifest`, `image` | documents that registries hand out, read and refused |
 //! | `pull` | from a reference to a committed image, layers in parallel and in one pass |
 //! | `flight` | one job however many ask, ended when nobody waits |
@@ -34,14 +35,19 @@ mod manifest;
 mod pull;
 mod reference;
 mod registry;
+mod sources;
 mod store;
 
 pub use archive::ArchiveFormat;
-pub use config::{ImageLimits, ImagesConfig, Platform, RegistryConfig, Timeouts};
+pub use config::{ImageLimits, ImagesConfig, Platform, RegistryConfig, RegistrySettings, Timeouts};
 pub use credentials::{Credentials, CredentialsError};
 pub use error::ImageError;
 pub use image::{Image, ImageRunConfig};
 pub use layers::ImageLease;
 pub use pull::PullRequest;
 pub use reference::{Reference, ReferenceError, ReferenceFault, is_registry_host};
+pub use sources::{
+    ExplainedHost, ExplainedReference, Explanation, LastError, ProxyConfig, ProxySetting, ProxyUrl,
+    SourcesError,
+};
 pub use store::{FsUsage, Images};

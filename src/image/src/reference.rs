@@ -96,7 +96,15 @@ pub struct Reference {
 impl Reference {
     /// Reads and normalises what a user wrote.
     pub fn parse(text: &str) -> Result<Self, ReferenceError> {
-        parse(text).map_err(|fault| ReferenceError {
+        parse(text, looks_like_host).map_err(|fault| ReferenceError {
+            reference: clip(text, QUOTED_CHARACTERS),
+            fault,
+        })
+    }
+
+    /// Reads a name whose first component is a host, also where it does not look like one: `mirror/team/app:1`.
+    pub(crate) fn parse_located(text: &str) -> Result<Self, ReferenceError> {
+        parse(text, |_| true).map_err(|fault| ReferenceError {
             reference: clip(text, QUOTED_CHARACTERS),
             fault,
         })
@@ -145,6 +153,14 @@ impl Reference {
         }
     }
 
+    /// The same image as another host that stands in for this one knows it.
+    pub(crate) fn on_host(&self, host: &str) -> Self {
+        Self {
+            host: host.to_owned(),
+            ..self.clone()
+        }
+    }
+
     /// The same repository by digest only: `name@digest`.
     #[must_use]
     pub fn at(&self, digest: &Digest) -> Self {
@@ -185,6 +201,15 @@ pub fn is_registry_host(text: &str) -> bool {
     check_host(text).is_ok()
 }
 
+/// Whether a name says its host, so that it cannot be a short name that an operator's files give a meaning to.
+pub(crate) fn has_host(name: &str) -> bool {
+    let name = name.split('@').next().unwrap_or_default();
+    name.starts_with('[')
+        || name
+            .split_once('/')
+            .is_some_and(|(first, _)| looks_like_host(first))
+}
+
 /// The first `characters` of a text that may be hostile, without control characters, for an error message.
 pub(crate) fn clip(text: &str, characters: usize) -> String {
     let mut clipped: String = text
@@ -198,7 +223,7 @@ pub(crate) fn clip(text: &str, characters: usize) -> String {
     clipped
 }
 
-fn parse(text: &str) -> Result<Reference, ReferenceFault> {
+fn parse(text: &str, is_host: impl Fn(&str) -> bool) -> Result<Reference, ReferenceFault> {
     if text.is_empty() {
         return Err(ReferenceFault::Empty);
     }
@@ -230,7 +255,7 @@ fn parse(text: &str) -> Result<Reference, ReferenceFault> {
         _ => (rest, None),
     };
     let (host, path) = match name.split_once('/') {
-        Some((first, path)) if looks_like_host(first) => (normal_host(&check_host(first)?), path),
+        Some((first, path)) if is_host(first) => (normal_host(&check_host(first)?), path),
         // `localhost:5000` reads as a tag but `[::1]:5000` cannot be anything but a host without a repository.
         None if name.starts_with('[') => return Err(ReferenceFault::NoRepository),
         _ => (DEFAULT_HOST.to_owned(), name),

@@ -10,12 +10,12 @@
 
 mod answer;
 mod authorization;
+mod endpoint;
 mod exchange;
 mod hosts;
 mod pace;
 mod refusal;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -24,92 +24,185 @@ use http::Method;
 use http::header::ACCEPT;
 use state::Digest;
 
-use crate::config::{ImagesConfig, RegistryConfig};
+use crate::config::{ImagesConfig, RegistrySettings};
 use crate::credentials::Credentials;
 use crate::error::ImageError;
 use crate::hashing::Hasher;
 use crate::manifest::{self, Descriptor};
-use crate::reference::{Reference, normal_host};
+use crate::reference::Reference;
+use crate::sources::{
+    ExplainedReference, Explanation, Found, Plan, PlannedHost, Proxies, Sources, SourcesError,
+};
 
-use authorization::Gate;
-use hosts::{Host, Hosts};
+use endpoint::Endpoint;
+use hosts::Hosts;
 pub(crate) use pace::{Broken, Download};
 
 /// Opens sessions. One per [`crate::Images`].
 #[derive(Debug)]
 pub(crate) struct Registry {
     current: ArcSwap<Settings>,
+    sources: Arc<Sources>,
 }
 
 /// What sessions opened from now on go by. Those under way keep theirs.
 #[derive(Debug)]
 struct Settings {
     config: Arc<ImagesConfig>,
+    proxies: Arc<Proxies>,
     hosts: Hosts,
 }
 
 impl Settings {
     fn new(config: Arc<ImagesConfig>) -> Self {
+        let environment = |name: &str| std::env::var(name).ok();
+        let proxies = Arc::new(Proxies::new(&config.proxy, environment));
         Self {
-            hosts: Hosts::new(Arc::clone(&config)),
+            hosts: Hosts::new(Arc::clone(&config), Arc::clone(&proxies)),
+            proxies,
             config,
         }
     }
 }
 
 impl Registry {
+    /// Reads what short names mean, and nothing else.
     pub(crate) fn new(config: Arc<ImagesConfig>) -> Self {
+        let sources = Arc::new(Sources::default());
+        sources.take_up_short_names(&config);
         Self {
             current: ArcSwap::from_pointee(Settings::new(config)),
+            sources,
         }
     }
 
-    /// Replaces the settings of all hosts.
-    pub(crate) fn set_registries(&self, registries: BTreeMap<String, RegistryConfig>) {
-        let config = ImagesConfig {
+    /// Replaces what the operator says about registries. Blocks for the files that give short names their meaning.
+    pub(crate) fn set_registries(&self, settings: RegistrySettings) {
+        let RegistrySettings {
             registries,
+            registries_conf,
+            certs_dirs,
+            proxy,
+        } = settings;
+        let config = Arc::new(ImagesConfig {
+            registries,
+            registries_conf,
+            certs_dirs,
+            proxy,
             ..ImagesConfig::clone(&self.current.load().config)
-        };
-        self.current
-            .store(Arc::new(Settings::new(Arc::new(config))));
+        });
+        self.sources.take_up_short_names(&config);
+        self.current.store(Arc::new(Settings::new(config)));
     }
 
-    /// Prepares to pull from the repository of `reference`. Connects to nothing yet. Blocks for reading certificates.
+    /// The full names that a name stands for, as far as that is known without a look at files.
+    pub(crate) fn known_names(&self, text: &str) -> Vec<Reference> {
+        self.sources
+            .known_meaning(text)
+            .map_or_else(Vec::new, |meaning| meaning.references)
+    }
+
+    /// The full names that a name stands for now. Blocks for reading files.
+    pub(crate) fn names(&self, text: &str) -> Result<Vec<Reference>, ImageError> {
+        let config = &self.current.load().config;
+        let meaning = self.sources.meaning(config, text)?;
+        Ok(meaning.decided(text)?)
+    }
+
+    /// Tells how a name would be pulled. Blocks for reading files.
+    pub(crate) fn explain(
+        &self,
+        text: &str,
+        namespace: Option<String>,
+    ) -> Result<Explanation, ImageError> {
+        let settings = self.current.load_full();
+        let meaning = self.sources.meaning(&settings.config, text)?;
+        let short_name = meaning.from.clone();
+        let mut references = Vec::new();
+        for reference in meaning.decided(text)? {
+            let plan = self
+                .sources
+                .plan(&settings.config, &settings.proxies, &reference)?
+                .plan;
+            let errors = &self.sources.errors;
+            references.push(ExplainedReference::new(&reference, plan, errors));
+        }
+        Ok(Explanation {
+            namespace,
+            short_name,
+            references,
+        })
+    }
+
+    /// Prepares to pull from the repository of `reference`. Connects to nothing yet. Blocks for reading files: those that
+    /// name registries, and certificates.
     pub(crate) fn session(
         &self,
         reference: &Reference,
         credentials: Option<&Credentials>,
     ) -> Result<Session, ImageError> {
         let settings = self.current.load_full();
-        let origin = reference.host();
-        let mirrors = settings.config.registry(origin).mirrors;
-        let mut endpoints = Vec::with_capacity(mirrors.len() + 1);
-        for name in mirrors
+        let found = self
+            .sources
+            .plan(&settings.config, &settings.proxies, reference)?;
+        if let Some(place) = &found.plan.blocked {
+            return Err(SourcesError::Blocked {
+                reference: reference.to_string(),
+                place: place.clone(),
+            }
+            .into());
+        }
+        let asked = found
+            .plan
+            .hosts
             .iter()
-            .map(|mirror| normal_host(mirror))
-            .chain([origin.to_owned()])
-        {
-            let host = settings.hosts.get(&name)?;
-            let own = credentials.filter(|c| c.meant_for(&name, name == origin));
-            endpoints.push(Endpoint {
-                gate: Gate::new(reference.repository(), own.cloned()),
-                host,
-            });
+            .filter(|host| host.skipped.is_none());
+        let mut endpoints = Vec::with_capacity(found.plan.hosts.len());
+        let mut unusable = None;
+        for planned in asked {
+            let own = credentials
+                .filter(|c| c.meant_for(&planned.transport.authority, planned.origin))
+                .cloned();
+            match Endpoint::new(planned, own, &settings.hosts) {
+                Ok(endpoint) => endpoints.push(endpoint),
+                // A mirror whose certificates cannot be read is as good as one that cannot be reached.
+                Err(error) => {
+                    self.sources.errors.note(&planned.root(), &error);
+                    tracing::warn!(image = %reference, %error, "this registry cannot be asked");
+                    unusable = Some(error);
+                }
+            }
+        }
+        let resolvers = endpoints.iter().any(|endpoint| endpoint.resolve);
+        let pullers = endpoints.iter().any(|endpoint| endpoint.pull);
+        if !pullers || (!resolvers && reference.digest().is_none()) {
+            return Err(unusable.unwrap_or_else(|| nobody(reference, &found.plan).into()));
         }
         Ok(Session {
             config: Arc::clone(&settings.config),
             hosts: settings.hosts.clone(),
             reference: reference.clone(),
             endpoints,
+            sources: Arc::clone(&self.sources),
+            _found: found,
         })
     }
 }
 
-/// One host that may have the repository, and what this pull knows about being let in.
-#[derive(Debug)]
-struct Endpoint {
-    host: Arc<Host>,
-    gate: Gate,
+fn nobody(reference: &Reference, plan: &Plan) -> SourcesError {
+    let why = |host: &PlannedHost| {
+        let reason = host.skipped.unwrap_or(if host.pull {
+            "its capabilities lack `resolve`"
+        } else {
+            "its capabilities lack `pull`"
+        });
+        format!("{} ({}): {reason}", host.transport.authority, host.from)
+    };
+    let reasons: Vec<String> = plan.hosts.iter().map(why).collect();
+    SourcesError::Nobody {
+        reference: reference.to_string(),
+        reason: reasons.join("; "),
+    }
 }
 
 /// A manifest or an index as a registry sent it, verified against `digest`.
@@ -127,22 +220,42 @@ pub(crate) struct Session {
     hosts: Hosts,
     reference: Reference,
     endpoints: Vec<Endpoint>,
+    sources: Arc<Sources>,
+    /// Other pulls that start meanwhile need not read the same files.
+    _found: Found,
 }
 
 impl Session {
     /// How many hosts may be asked for a layer.
     pub(crate) fn endpoints(&self) -> usize {
-        self.endpoints.len()
+        self.pullers().count()
+    }
+
+    /// The hosts that may be asked for what a digest names.
+    fn pullers(&self) -> impl Iterator<Item = &Endpoint> {
+        self.endpoints.iter().filter(|endpoint| endpoint.pull)
+    }
+
+    /// The hosts that may be asked where the reference leads.
+    fn resolvers(&self) -> impl Iterator<Item = &Endpoint> {
+        let by_digest = self.reference.digest().is_some();
+        self.endpoints.iter().filter(move |endpoint| {
+            if by_digest {
+                endpoint.pull
+            } else {
+                endpoint.resolve
+            }
+        })
     }
 
     /// Asks which digest the reference leads to, without fetching it. `Ok(None)` when a host does not say so.
     pub(crate) async fn probe(&self) -> Result<Option<Digest>, ImageError> {
-        let path = self.path("manifests", &self.reference.target());
         let mut last = None;
-        for endpoint in &self.endpoints {
+        for endpoint in self.resolvers() {
+            let path = endpoint.path("manifests", &self.reference.target());
             let request =
                 exchange::Request::new(Method::HEAD, &path).header(ACCEPT, manifest::ACCEPT);
-            match self.exchange(endpoint).send(request).await {
+            match self.exchange(endpoint).await.send(request).await {
                 Ok(answer) => return Ok(answer.content_digest()),
                 Err(error) => last = Some(self.after(last, endpoint, error)?),
             }
@@ -172,15 +285,20 @@ impl Session {
         digest: Option<&Digest>,
         size: Option<u64>,
     ) -> Result<Fetched, ImageError> {
-        let path = self.path("manifests", target);
         let what = format!("manifest of {}", self.reference);
         let mut last = None;
-        for endpoint in &self.endpoints {
+        let endpoints: Vec<&Endpoint> = match digest {
+            Some(_) => self.pullers().collect(),
+            None => self.resolvers().collect(),
+        };
+        for endpoint in endpoints {
+            let path = endpoint.path("manifests", target);
             let request =
                 exchange::Request::new(Method::GET, &path).header(ACCEPT, manifest::ACCEPT);
             let fetched = async {
                 let document = self
                     .exchange(endpoint)
+                    .await
                     .fetch(request, &what, self.config.limits.manifest_bytes)
                     .await?;
                 check_size(&what, &document.bytes, size)?;
@@ -210,12 +328,13 @@ impl Session {
                 reason: format!("{} bytes, at most {limit} are allowed", descriptor.size),
             });
         }
-        let path = self.path("blobs", descriptor.digest.as_str());
         let mut last = None;
-        for endpoint in &self.endpoints {
+        for endpoint in self.pullers() {
+            let path = endpoint.path("blobs", descriptor.digest.as_str());
             let request = exchange::Request::new(Method::GET, &path);
             let fetched = async {
-                let document = self.exchange(endpoint).fetch(request, &what, limit).await?;
+                let exchange = self.exchange(endpoint).await;
+                let document = exchange.fetch(request, &what, limit).await?;
                 check_size(&what, &document.bytes, Some(descriptor.size))?;
                 verify(&what, &document.bytes, Some(&descriptor.digest))?;
                 Ok(document.bytes)
@@ -237,12 +356,13 @@ impl Session {
         descriptor: &Descriptor,
     ) -> Result<Download, ImageError> {
         let endpoint = self
-            .endpoints
-            .get(endpoint)
+            .pullers()
+            .nth(endpoint)
             .ok_or_else(|| ImageError::interrupted("the choice of a registry"))?;
-        let path = self.path("blobs", descriptor.digest.as_str());
+        let path = endpoint.path("blobs", descriptor.digest.as_str());
         let request = exchange::Request::new(Method::GET, &path);
-        let answer = self.exchange(endpoint).send(request).await?;
+        let answer = self.exchange(endpoint).await.send(request).await;
+        let answer = answer.inspect_err(|error| self.sources.errors.note(&endpoint.root, error))?;
         if answer.is_web_page() {
             return Err(endpoint.host.unavailable(
                 "it answers with a web page where a layer was expected; is it a registry?",
@@ -262,18 +382,15 @@ impl Session {
         Ok(answer.download())
     }
 
-    fn exchange<'a>(&'a self, endpoint: &'a Endpoint) -> exchange::Exchange<'a> {
+    async fn exchange<'a>(&'a self, endpoint: &'a Endpoint) -> exchange::Exchange<'a> {
         exchange::Exchange {
             config: &self.config,
             hosts: &self.hosts,
-            host: &endpoint.host,
+            host: endpoint.host(&self.config).await,
+            headers: &endpoint.headers,
             gate: &endpoint.gate,
             reference: &self.reference,
         }
-    }
-
-    fn path(&self, kind: &str, name: &str) -> String {
-        format!("/v2/{}/{kind}/{name}", self.reference.repository())
     }
 
     /// Decides whether the next endpoint is asked after `error`, and which error to keep. A host that could not be
@@ -284,6 +401,7 @@ impl Session {
         endpoint: &Endpoint,
         error: ImageError,
     ) -> Result<ImageError, ImageError> {
+        self.sources.errors.note(&endpoint.root, &error);
         if !error.worth_another_host() {
             return Err(error);
         }

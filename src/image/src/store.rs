@@ -14,7 +14,7 @@
 mod commit;
 mod removal;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex as StdMutex};
@@ -26,14 +26,16 @@ use tokio::sync::{Mutex, Semaphore};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::catalogue::Catalogue;
-use crate::config::{ImagesConfig, RegistryConfig};
+use crate::config::{ImagesConfig, RegistrySettings};
+use crate::credentials::Credentials;
 use crate::error::ImageError;
 use crate::flight::Flights;
 use crate::image::{Image, ImageRecord};
 use crate::layers::{ImageLease, LayerTable, Pins};
 use crate::pull::{self, Prepared, PreparedLayers, PullKey, PullRequest};
-use crate::reference::Reference;
+use crate::reference::{Reference, clip, has_host};
 use crate::registry::Registry;
+use crate::sources::Explanation;
 
 pub(crate) use commit::NewImage;
 
@@ -186,7 +188,9 @@ impl Images {
 
     /// The image of this name or id: any spelling of a reference, an id, or the start of one (6 digits or more).
     pub fn get(&self, name_or_id: &str) -> Option<Arc<Image>> {
-        self.inner.catalogue.load().find(name_or_id).cloned()
+        let names = self.inner.registry.known_names(name_or_id);
+        let catalogue = self.inner.catalogue.load();
+        catalogue.find(name_or_id, &names).cloned()
     }
 
     /// All images, by id.
@@ -195,29 +199,86 @@ impl Images {
     }
 
     /// Pulls an image, or joins a pull of the same reference with the same credentials that is under way. Dropping the
-    /// future gives up waiting; the pull ends when nobody waits for it.
+    /// future gives up waiting; the pull ends when nobody waits for it. A short name that several registries may have is
+    /// looked for at each of them, if the operator says that this is to be done.
     pub async fn pull(&self, request: PullRequest) -> Result<Arc<Image>, ImageError> {
-        let reference = Reference::parse(&request.reference)?;
+        let what = format!("the pull of {}", clip(&request.reference, 200));
+        let deadline = request.deadline;
+        let pulling = self.pull_any(request);
+        match deadline {
+            None => pulling.await,
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), pulling)
+                .await
+                .unwrap_or(Err(ImageError::Deadline { what })),
+        }
+    }
+
+    async fn pull_any(&self, request: PullRequest) -> Result<Arc<Image>, ImageError> {
+        let names = if has_host(&request.reference) {
+            vec![Reference::parse(&request.reference)?]
+        } else {
+            let name = request.reference.clone();
+            self.blocking("the look-up of a short name", move |registry| {
+                registry.names(&name)
+            })
+            .await?
+        };
+        let mut last = None;
+        for name in names {
+            match self.pull_one(name, request.credentials.clone()).await {
+                Err(error) if error.worth_another_host() => last = Some(error),
+                ended => return ended,
+            }
+        }
+        Err(last.unwrap_or_else(|| ImageError::interrupted("the choice of a registry")))
+    }
+
+    async fn pull_one(
+        &self,
+        reference: Reference,
+        credentials: Option<Credentials>,
+    ) -> Result<Arc<Image>, ImageError> {
         let what = format!("the pull of {reference}");
         let key = PullKey {
             reference: reference.identity(),
-            credentials: request.credentials.clone(),
+            credentials: credentials.clone(),
         };
         let ticket = self.inner.pulls.join(key, || {
             let inner = Arc::clone(&self.inner);
             async move {
-                let result = pull::run(Arc::clone(&inner), reference, request.credentials).await;
+                let result = pull::run(Arc::clone(&inner), reference, credentials).await;
                 inner.trim_memory();
                 result
             }
         });
-        let result = match request.deadline {
-            None => ticket.wait().await,
-            Some(deadline) => tokio::time::timeout_at(deadline.into(), ticket.wait())
-                .await
-                .map_err(|_| ImageError::Deadline { what: what.clone() })?,
-        };
+        let result = ticket.wait().await;
         result.unwrap_or(Err(ImageError::Interrupted { what }))
+    }
+
+    /// Tells how an image would be pulled, for pods of a namespace or for anybody: which hosts would be asked, in which
+    /// order, and what each of them did last. Connects to nothing.
+    pub async fn explain(
+        &self,
+        reference: &str,
+        namespace: Option<&str>,
+    ) -> Result<Explanation, ImageError> {
+        let (reference, namespace) = (reference.to_owned(), namespace.map(str::to_owned));
+        self.blocking("the explanation of an image", move |registry| {
+            registry.explain(&reference, namespace)
+        })
+        .await
+    }
+
+    /// Runs what reads files where it holds up nobody.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        what: &str,
+        work: impl FnOnce(&Registry) -> Result<T, ImageError> + Send + 'static,
+    ) -> Result<T, ImageError> {
+        let inner = Arc::clone(&self.inner);
+        tokio::task::spawn_blocking(move || work(&inner.registry))
+            .await
+            .unwrap_or_else(|_| Err(ImageError::interrupted(what)))
     }
 
     /// Removes an image with all its names; an image that is not here is removed already. Its layers go with it,
@@ -253,9 +314,15 @@ impl Images {
         self.inner.reap(&mut records).await
     }
 
-    /// Replaces the settings of all registries, for pulls that start from now on.
-    pub fn set_registries(&self, registries: BTreeMap<String, RegistryConfig>) {
-        self.inner.registry.set_registries(registries);
+    /// Replaces what the operator says about registries, for pulls that start from now on.
+    pub async fn set_registries(&self, settings: RegistrySettings) {
+        let set = self.blocking("the change of settings", |registry| {
+            registry.set_registries(settings);
+            Ok(())
+        });
+        if let Err(error) = set.await {
+            tracing::error!(%error, "the settings of registries are not taken over");
+        }
     }
 
     /// What images take on the disk. Costs nothing.

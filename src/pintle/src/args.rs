@@ -25,7 +25,7 @@ pub(crate) enum Command {
     Check(Json),
     /// Run one container in a pod of its own, show its output, and take everything down again.
     Run(Box<RunArguments>),
-    /// Images: import, export, list.
+    /// Images: import, export, list, explain.
     #[command(subcommand)]
     Image(ImageCommand),
     /// Print versions.
@@ -135,6 +135,19 @@ pub(crate) enum ImageCommand {
         /// Its layout.
         #[arg(long, value_enum, default_value_t = Format::Oci)]
         format: Format,
+    },
+    /// Tell how an image would be pulled: which registries are asked, in which order, what says so, and what went wrong with
+    /// each of them last. Asks none of them.
+    Explain {
+        #[command(flatten)]
+        connected: Connected,
+        /// The image, as a pod would name it.
+        image: String,
+        /// For pods of this namespace.
+        #[arg(long, value_name = "NAME", default_value = "")]
+        namespace: String,
+        #[command(flatten)]
+        output: Json,
     },
     /// List the images of this node.
     List {

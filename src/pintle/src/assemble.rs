@@ -12,7 +12,9 @@ use std::{
 };
 
 use engine::{Engine, EngineConfig, EngineError, Handler, Timeouts, selinux::SelinuxConfig};
-use image::{ImageError, ImageLimits, Images, ImagesConfig, RegistryConfig};
+use image::{
+    ImageError, ImageLimits, Images, ImagesConfig, ProxyConfig, RegistryConfig, RegistrySettings,
+};
 use network::{Network, NetworkConfig, NetworkError};
 use runtime::{FeatureSupport, RuntimeKind};
 use rustix::process::Rlimit;
@@ -259,8 +261,22 @@ pub(crate) fn selinux(config: &Config) -> SelinuxConfig {
     }
 }
 
-/// The settings of registries in the words of `image`.
-pub(crate) fn registries(config: &Config) -> BTreeMap<String, RegistryConfig> {
+/// What is said about registries in the words of `image`.
+pub(crate) fn registries(config: &Config) -> RegistrySettings {
+    let image = &config.image;
+    RegistrySettings {
+        registries: named_registries(config),
+        registries_conf: image.registries_conf.clone(),
+        certs_dirs: image.certs_dirs.clone(),
+        proxy: ProxyConfig {
+            http: image.proxy.http.0.clone(),
+            https: image.proxy.https.0.clone(),
+            no_proxy: image.proxy.no_proxy.clone(),
+        },
+    }
+}
+
+fn named_registries(config: &Config) -> BTreeMap<String, RegistryConfig> {
     config
         .image
         .registries
@@ -285,8 +301,17 @@ fn images_config(config: &Config) -> ImagesConfig {
     let image = &config.image;
     let usize_of =
         |number: std::num::NonZeroU32| usize::try_from(number.get()).unwrap_or(usize::MAX);
+    let RegistrySettings {
+        registries,
+        registries_conf,
+        certs_dirs,
+        proxy,
+    } = registries(config);
     ImagesConfig {
-        registries: registries(config),
+        registries,
+        registries_conf,
+        certs_dirs,
+        proxy,
         limits: ImageLimits {
             manifest_bytes: image.max_manifest_size.0,
             config_bytes: image.max_config_size.0,

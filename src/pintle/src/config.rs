@@ -10,6 +10,7 @@ mod keys;
 mod nearest;
 mod node;
 mod print;
+mod proxy;
 mod reload;
 mod scalars;
 mod setting;

@@ -1,5 +1,6 @@
-//! `pintle image`: archives in and out, and the list, through a running server.
+//! `pintle image`: archives in and out, the list, and how an image would be pulled, through a running server.
 
+mod explain;
 mod list;
 
 use std::{
@@ -9,7 +10,10 @@ use std::{
 };
 
 use api::{
-    admin::{ArchiveFormat, ExportImageRequest, ImportImageRequest, admin_client::AdminClient},
+    admin::{
+        ArchiveFormat, ExplainImageRequest, ExplainImageResponse, ExportImageRequest,
+        ImportImageRequest, admin_client::AdminClient,
+    },
     cri::{self, image_service_client::ImageServiceClient},
 };
 use bytes::{Bytes, BytesMut};
@@ -78,6 +82,23 @@ pub(crate) async fn run(config_file: Option<&Path>, command: &ImageCommand) -> R
                 .await
                 .or_exit(Exit::Unavailable)
         }
+        ImageCommand::Explain {
+            connected,
+            image,
+            namespace,
+            output,
+        } => {
+            let channel = channel(config_file, connected).await?;
+            let explained = explained(channel, image, namespace)
+                .await
+                .or_exit(Exit::Unavailable)?;
+            if output.json {
+                println!("{}", explain::json(&explained));
+            } else {
+                print!("{}", explain::text(&explained));
+            }
+            Ok(())
+        }
         ImageCommand::List { connected, output } => {
             let channel = channel(config_file, connected).await?;
             let images = listed(channel).await.or_exit(Exit::Unavailable)?;
@@ -107,6 +128,21 @@ async fn listed(channel: Channel) -> Result<Vec<cri::Image>, ClientError> {
         step: "ListImages",
         lacks: "readable image",
     })
+}
+
+async fn explained(
+    channel: Channel,
+    image: &str,
+    namespace: &str,
+) -> Result<ExplainImageResponse, ClientError> {
+    let mut client = AdminClient::new(channel).max_decoding_message_size(api::MAX_MESSAGE_BYTES);
+    client
+        .explain_image(ExplainImageRequest {
+            name: image.to_owned(),
+            namespace: namespace.to_owned(),
+        })
+        .await
+        .asked("ExplainImage")
 }
 
 async fn import(channel: Channel, path: &Path, names: &[String]) -> Result<(), ArchiveError> {

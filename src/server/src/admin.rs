@@ -1,10 +1,13 @@
-//! The service of the operator's commands: images as archives, in and out.
+//! The service of the operator's commands: images as archives, in and out, and how they would be pulled.
 //!
 //! Archives are passed through in pieces; neither direction holds more than a few of them.
 
+use std::time::SystemTime;
+
 use api::admin::admin_server::Admin;
 use api::admin::{
-    ArchiveFormat, ExportImageRequest, ExportImageResponse, ImportImageRequest, ImportImageResponse,
+    ArchiveFormat, ExplainImageRequest, ExplainImageResponse, ExplainedHost, ExplainedReference,
+    ExportImageRequest, ExportImageResponse, ImportImageRequest, ImportImageResponse,
 };
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use tokio_util::io::{ReaderStream, StreamReader};
@@ -86,4 +89,57 @@ impl Admin for Face {
         });
         Ok(Response::new(data.chain(end).boxed()))
     }
+    async fn explain_image(
+        &self,
+        request: Request<ExplainImageRequest>,
+    ) -> Result<Response<ExplainImageResponse>, Status> {
+        let subjects = Subjects::of(&request);
+        let request = request.into_inner();
+        let name = required_id("name", &request.name)?;
+        subjects.image(name);
+        let namespace = Some(request.namespace.as_str()).filter(|name| !name.is_empty());
+        let explained = self.images.explain(name, namespace).await;
+        let explained = explained.map_err(|error| image_status(&error))?;
+        let references = explained.references.into_iter();
+        Ok(Response::new(ExplainImageResponse {
+            short_name: explained.short_name.unwrap_or_default(),
+            references: references.map(explained_reference).collect(),
+        }))
+    }
+}
+
+fn explained_reference(found: image::ExplainedReference) -> ExplainedReference {
+    ExplainedReference {
+        reference: found.reference,
+        blocked: found.blocked.unwrap_or_default(),
+        hosts: found.hosts.into_iter().map(explained_host).collect(),
+        policy: found.policy.unwrap_or_default(),
+    }
+}
+
+fn explained_host(host: image::ExplainedHost) -> ExplainedHost {
+    let (last_error, at) = host.last_error.map_or_else(Default::default, |error| {
+        (error.words, unix_ns_of(error.at))
+    });
+    ExplainedHost {
+        url: host.url,
+        from: host.from,
+        origin: host.origin,
+        capabilities: host.capabilities.into_iter().map(str::to_owned).collect(),
+        skipped: host.skipped.unwrap_or_default().to_owned(),
+        tls: host.tls,
+        headers: host.headers,
+        proxy: host.proxy.unwrap_or_default(),
+        credentials: host.credentials.unwrap_or_default(),
+        last_error,
+        last_error_at: at,
+    }
+}
+
+/// Nanoseconds since 1970; 0 for what the range does not hold.
+fn unix_ns_of(at: SystemTime) -> i64 {
+    at.duration_since(SystemTime::UNIX_EPOCH)
+        .ok()
+        .and_then(|since| i64::try_from(since.as_nanos()).ok())
+        .unwrap_or_default()
 }

@@ -128,6 +128,7 @@ fn runtime_code(error: &RuntimeError) -> Code {
 fn image_code(error: &ImageError) -> Code {
     match error {
         ImageError::BadReference(_) | ImageError::BadCredentials(_) => Code::InvalidArgument,
+        ImageError::Sources(_) => Code::FailedPrecondition,
         ImageError::NotFound { .. } | ImageError::NoSuchImage { .. } => Code::NotFound,
         ImageError::Unauthorized { .. } => Code::Unauthenticated,
         // Under any other code the word at the start of the message would not be at its start.
@@ -319,6 +320,7 @@ mod tests {
     #[case(ImageError::Unauthorized { reference: "a".to_owned(), host: "h".to_owned(), reason: "r".to_owned() }, Code::Unauthenticated)]
     #[case(ImageError::Corrupt { what: "a".to_owned(), reason: "r".to_owned() }, Code::DataLoss)]
     #[case(ImageError::Deadline { what: "a".to_owned() }, Code::DeadlineExceeded)]
+    #[case(ImageError::Sources(image::SourcesError::Blocked { reference: "a".to_owned(), place: "f:1".to_owned() }), Code::FailedPrecondition)]
     #[case(ImageError::Unsupported { what: "a".to_owned(), reason: "r".to_owned() }, Code::FailedPrecondition)]
     fn image_errors_have_codes(#[case] error: ImageError, #[case] code: Code) {
         assert_eq!(image_status(&error).code(), code);

@@ -1,4 +1,4 @@
-//! The `pintle` command: serve's manners, version, config, check, run, image import, export and list.
+//! The `pintle` command: serve's manners, version, config, check, run, image import, export, list and explain.
 
 use std::{
     fs,
@@ -73,6 +73,84 @@ fn a_reload_takes_over_new_registries() {
             Ok(node.cri().pull(&faulty.name("new")).await.is_ok())
         })
         .await
+    });
+}
+
+#[test]
+fn explain_tells_who_is_asked_and_what_went_wrong() {
+    world!(Setup::default(), async |node| {
+        let mirror = pintle_test::faults::FaultyRegistry::listen(5001).await?;
+        let image = Image::new(
+            &[Layer::new().file("f", 0o644, b"x")?.tar()?],
+            Packing::Gzip,
+            &json!({}),
+        )?;
+        mirror.serve("copies/app", "1", &image);
+        world::write(
+            places::REGISTRIES_CONF,
+            "[[registry]]\nprefix = \"registry.invalid/team\"\n\
+             [[registry.mirror]]\nlocation = \"127.0.0.1:5001/copies\"\ninsecure = true\n\
+             [aliases]\n\"app\" = \"registry.invalid/team/app\"\n",
+        )?;
+        let id = node.cri().pull("app:1").await?;
+        // The short name finds what is recorded under the full one.
+        let found = node.cri().image("app:1").await?.context("not there")?;
+        ensure!(found.id == id, "another image: {}", found.id);
+        ensure!(
+            found.repo_tags == ["registry.invalid/team/app:1"],
+            "{:?}",
+            found.repo_tags
+        );
+        ensure!(
+            node.cri().pull("app:2").await.is_err(),
+            "pulled from nowhere"
+        );
+
+        let output = pintle(&["image", "explain", "app:2"])?;
+        ensure!(output.status.success(), "{}", text(&output.stderr));
+        let shown = text(&output.stdout);
+        for part in [
+            "registry.invalid/team/app:2\n",
+            "/run/test/registries.conf:7",
+            " 1. https://127.0.0.1:5001/v2/copies/app\n",
+            "/run/test/registries.conf:3",
+            "plain HTTP if it does not speak TLS",
+            "app:2 is not on 127.0.0.1:5001",
+            " 2. https://registry.invalid/v2/team/app\n",
+            "/run/test/registries.conf:1",
+        ] {
+            ensure!(shown.contains(part), "no {part:?} in\n{shown}");
+        }
+        let output = pintle(&["image", "explain", "app:2", "--json"])?;
+        let value: Value = serde_json::from_slice(&output.stdout)?;
+        let hosts = &value["references"][0]["hosts"];
+        ensure!(hosts[0]["origin"] == json!(false), "{value:#}");
+        ensure!(hosts[1]["origin"] == json!(true), "{value:#}");
+        ensure!(hosts[1]["lastError"].is_string(), "{value:#}");
+
+        world::write(
+            places::REGISTRIES_CONF,
+            "[[registry]]\nprefix = \"registry.invalid\"\nblocked = true\n",
+        )?;
+        let output = pintle(&["image", "explain", "registry.invalid/team/app:2"])?;
+        let shown = text(&output.stdout);
+        ensure!(
+            shown.contains("BLOCKED by") && shown.contains("/run/test/registries.conf:1"),
+            "{shown}"
+        );
+        let refused = node.cri().pull("registry.invalid/team/app:2").await;
+        let words = format!("{:#}", refused.err().context("a blocked image was pulled")?);
+        ensure!(
+            words.contains("is blocked by /run/test/registries.conf:1"),
+            "{words}"
+        );
+
+        world::write(places::REGISTRIES_CONF, "\nblocked = [\n")?;
+        let output = pintle(&["image", "explain", "registry.invalid/app"])?;
+        ensure!(!output.status.success(), "a wrong file is right");
+        let words = text(&output.stderr);
+        ensure!(words.contains("/run/test/registries.conf:"), "{words}");
+        Ok(())
     });
 }
 

@@ -7,12 +7,13 @@ use std::time::Duration;
 use http::header::{
     AUTHORIZATION, CONTENT_TYPE, HeaderName, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE,
 };
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use reqwest::{Response, Url};
 
 use crate::config::ImagesConfig;
 use crate::error::ImageError;
 use crate::reference::{Reference, clip};
+use crate::sources::authority;
 
 use super::answer::{Answer, Document};
 use super::authorization::{
@@ -53,6 +54,8 @@ pub(super) struct Exchange<'a> {
     pub(super) config: &'a ImagesConfig,
     pub(super) hosts: &'a Hosts,
     pub(super) host: &'a Host,
+    /// What the operator wants this host to be sent with every request.
+    pub(super) headers: &'a HeaderMap,
     pub(super) gate: &'a Gate,
     pub(super) reference: &'a Reference,
 }
@@ -222,13 +225,22 @@ impl Exchange<'_> {
         })?;
         let name =
             authority(&url).ok_or_else(|| unusable("its token server has no host".to_owned()))?;
-        if url.scheme() != "https" && !(url.scheme() == "http" && self.hosts.plain_http(&name)) {
+        let is_endpoint = self.host.is_at(url.scheme(), &name);
+        let allowed = url.scheme() == "https"
+            || (url.scheme() == "http" && (is_endpoint || self.hosts.plain_http(&name)));
+        if !allowed {
             return Err(unusable(format!(
                 "its token server {} is not on https; set plain_http for that host to allow it",
                 clip(&name, 100)
             )));
         }
-        let server = self.hosts.get(&name).map_err(Setback::Final)?;
+        let server = if is_endpoint {
+            None
+        } else {
+            let near = self.hosts.near(self.host, &name, url.scheme());
+            Some(near.map_err(Setback::Final)?)
+        };
+        let server = server.as_deref().unwrap_or(self.host);
         let builder = match request {
             TokenRequest::Get {
                 query,
@@ -254,7 +266,7 @@ impl Exchange<'_> {
                     .body(body.query().unwrap_or_default().to_owned())
             }
         };
-        let response = self.transmit(&server, builder).await?;
+        let response = self.transmit(server, builder).await?;
         let status = response.status();
         if matches!(
             status,
@@ -264,14 +276,14 @@ impl Exchange<'_> {
             return Err(self.denied(&format!("its token server says {reason}")));
         }
         if !status.is_success() {
-            return Err(match self.judge_failure(response, &server).await {
+            return Err(match self.judge_failure(response, server).await {
                 // What a token server does not have is not the image.
                 Setback::Final(error) => unusable(format!("its token server refuses: {error}")),
                 passing @ Setback::Passing(..) => passing,
             });
         }
         let body = self
-            .answer(response, &server)
+            .answer(response, server)
             .whole_body("the token", MAX_TOKEN_ANSWER_BYTES)
             .await
             .map_err(|error| Setback::Passing(error, None))?;
@@ -299,7 +311,16 @@ impl Exchange<'_> {
             for (name, value) in &request.headers {
                 builder = builder.header(name, *value);
             }
-            if let Some(authorization) = authorization.filter(|_| from_endpoint) {
+            let authorization = authorization.filter(|_| from_endpoint);
+            if from_endpoint {
+                for (name, value) in self.headers {
+                    // What the endpoint asked for counts more than what it was to be sent in any case.
+                    if name != AUTHORIZATION || authorization.is_none() {
+                        builder = builder.header(name, value);
+                    }
+                }
+            }
+            if let Some(authorization) = authorization {
                 builder = builder.header(AUTHORIZATION, authorization);
             }
             let response = self.transmit(host, builder).await?;
@@ -330,7 +351,7 @@ impl Exchange<'_> {
             } else {
                 Some(
                     self.hosts
-                        .for_redirect(&name, next.scheme())
+                        .near(self.host, &name, next.scheme())
                         .map_err(Setback::Final)?,
                 )
             };
@@ -438,15 +459,6 @@ impl Exchange<'_> {
             reason: format!("{reason}; {hint}"),
         })
     }
-}
-
-/// `host` or `host:port` of a URL, as references and configuration write it.
-fn authority(url: &Url) -> Option<String> {
-    let host = url.host_str()?;
-    Some(match url.port() {
-        Some(port) => format!("{host}:{port}"),
-        None => host.to_owned(),
-    })
 }
 
 /// The innermost cause of a transport error, in its own words: the outer ones name URLs, whose queries may be secret.

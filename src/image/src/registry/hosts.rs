@@ -1,28 +1,32 @@
-//! HTTP clients, one per registry host, shared by the pulls that use them at the moment.
+//! HTTP clients, one for each way to talk to a host, shared by the pulls that use them at the moment.
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Once, PoisonError, Weak};
 use std::time::Duration;
 
 use reqwest::redirect::Policy;
-use reqwest::{Certificate, Client};
+use reqwest::{Certificate, Client, Identity, Proxy};
 
 use crate::config::ImagesConfig;
 use crate::error::ImageError;
+use crate::sources::{self, Proxies, Scheme, Stamp, Transport};
 
 /// How long an unused connection stays open between the requests of one pull.
 const IDLE_CONNECTION: Duration = Duration::from_secs(30);
+/// The longest file of certificates or keys that is read.
+const MAX_PEM_BYTES: u64 = 4 << 20;
 const USER_AGENT: &str = concat!("pintle/", env!("CARGO_PKG_VERSION"));
 
-/// A registry host as it stands in references, and how to reach it.
-#[derive(Debug)]
+/// A host, and the client for it.
 pub(crate) struct Host {
-    name: String,
+    transport: Transport,
     /// `https://registry-1.docker.io`: scheme, host and port, no slash at the end.
     base: String,
     client: Client,
+    /// The files that the client was made from, as they were.
+    files: Vec<(PathBuf, Option<Stamp>)>,
 }
 
 impl Host {
@@ -34,59 +38,87 @@ impl Host {
         format!("{}{path}", self.base)
     }
 
+    /// Whether a URL's scheme and `host[:port]` are this host's.
+    pub(crate) fn is_at(&self, scheme: &str, authority: &str) -> bool {
+        self.base == format!("{scheme}://{authority}")
+    }
+
     pub(crate) fn unavailable(&self, reason: impl Into<String>) -> ImageError {
-        ImageError::RegistryUnavailable {
-            host: self.name.clone(),
-            reason: reason.into(),
-        }
+        unavailable(&self.transport.authority, reason)
+    }
+
+    fn is_current(&self) -> bool {
+        self.files
+            .iter()
+            .all(|(path, stamp)| Stamp::of(path) == *stamp)
+    }
+}
+
+impl fmt::Debug for Host {
+    /// Without the client, which would print its proxy with its password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.transport, f)
     }
 }
 
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.name)
+        f.write_str(&self.transport.authority)
     }
 }
-
-/// By name and whether it is plain HTTP.
-type InUse = HashMap<(String, bool), Weak<Host>>;
 
 /// The clients in use. They end with the last pull that holds them, and so do their connections and the system's
 /// certificates, a megabyte that an idle server need not hold.
 #[derive(Clone)]
 pub(crate) struct Hosts {
     config: Arc<ImagesConfig>,
-    in_use: Arc<Mutex<InUse>>,
+    proxies: Arc<Proxies>,
+    in_use: Arc<Mutex<HashMap<Transport, Weak<Host>>>>,
 }
 
 impl Hosts {
-    pub(crate) fn new(config: Arc<ImagesConfig>) -> Self {
+    pub(crate) fn new(config: Arc<ImagesConfig>, proxies: Arc<Proxies>) -> Self {
         Self {
             config,
+            proxies,
             in_use: Arc::default(),
         }
     }
 
-    /// The client for a host, as configured under its name.
-    pub(crate) fn get(&self, name: &str) -> Result<Arc<Host>, ImageError> {
-        self.with_scheme(name, self.plain_http(name))
-    }
-
-    /// The client for a host that a redirect with this scheme leads to.
-    pub(crate) fn for_redirect(&self, name: &str, scheme: &str) -> Result<Arc<Host>, ImageError> {
-        self.with_scheme(name, scheme == "http")
-    }
-
-    fn with_scheme(&self, name: &str, plain_http: bool) -> Result<Arc<Host>, ImageError> {
-        let key = (name.to_owned(), plain_http);
+    /// The client for a way to talk to a host.
+    pub(crate) fn get(&self, transport: &Transport) -> Result<Arc<Host>, ImageError> {
         let mut in_use = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(host) = in_use.get(&key).and_then(Weak::upgrade) {
+        if let Some(host) = in_use.get(transport).and_then(Weak::upgrade)
+            // Certificates may have been renewed since.
+            && host.is_current()
+        {
             return Ok(host);
         }
-        let host = Arc::new(build(name, plain_http, &self.config)?);
+        let host = Arc::new(build(transport, &self.config)?);
         in_use.retain(|_, host| host.strong_count() > 0);
-        in_use.insert(key, Arc::downgrade(&host));
+        in_use.insert(transport.clone(), Arc::downgrade(&host));
         Ok(host)
+    }
+
+    /// The client for a host that `near` sends us to, by `host[:port]`: its token server, or where it redirects. What is
+    /// said of TLS with the one holds for its other ports.
+    pub(crate) fn near(
+        &self,
+        near: &Host,
+        name: &str,
+        scheme: &str,
+    ) -> Result<Arc<Host>, ImageError> {
+        let scheme = if scheme == "http" {
+            Scheme::Http
+        } else {
+            Scheme::Https
+        };
+        let mut transport =
+            sources::transport(name, scheme, &self.config.registries, &self.proxies);
+        if sources::bare_host(name) == sources::bare_host(&near.transport.authority) {
+            transport.tls.add(&near.transport.tls);
+        }
+        self.get(&transport)
     }
 
     /// Whether the operator allows plain HTTP with a host.
@@ -101,12 +133,20 @@ impl fmt::Debug for Hosts {
     }
 }
 
-fn build(name: &str, plain_http: bool, config: &ImagesConfig) -> Result<Host, ImageError> {
+fn unavailable(host: &str, reason: impl Into<String>) -> ImageError {
+    ImageError::RegistryUnavailable {
+        host: host.to_owned(),
+        reason: reason.into(),
+    }
+}
+
+fn build(transport: &Transport, config: &ImagesConfig) -> Result<Host, ImageError> {
     install_crypto();
-    let settings = config.registry(name);
-    let unusable = |reason: String| ImageError::RegistryUnavailable {
-        host: name.to_owned(),
-        reason,
+    let unusable = |reason: String| unavailable(&transport.authority, reason);
+    let mut files = Vec::new();
+    let mut read = |what: &str, path: &Path| {
+        files.push((path.to_owned(), Stamp::of(path)));
+        read_pem(path).map_err(|error| unusable(format!("its {what} {}: {error}", path.display())))
     };
     let mut builder = Client::builder()
         .user_agent(USER_AGENT)
@@ -115,29 +155,54 @@ fn build(name: &str, plain_http: bool, config: &ImagesConfig) -> Result<Host, Im
         .referer(false)
         .retry(reqwest::retry::never())
         .pool_idle_timeout(IDLE_CONNECTION)
-        .tcp_keepalive(Duration::from_secs(30));
-    if !config.timeouts.connect.is_zero() {
-        builder = builder.connect_timeout(config.timeouts.connect);
+        .tcp_keepalive(Duration::from_secs(30))
+        // The environment has been looked at.
+        .no_proxy();
+    let connect = transport.dial_timeout.unwrap_or(config.timeouts.connect);
+    if !connect.is_zero() {
+        builder = builder.connect_timeout(connect);
     }
-    if is_loopback(name) {
-        builder = builder.no_proxy();
+    if let Some(proxy) = &transport.proxy {
+        let through = Proxy::all(proxy.with_secrets())
+            .map_err(|_| unusable(format!("the proxy {proxy} cannot be used")))?;
+        builder = builder.proxy(through);
     }
-    if plain_http {
-        // Spares reading the system's certificates for a host that shows none.
-        builder = builder.tls_certs_only([]);
-    } else if settings.insecure_skip_verify {
-        builder = builder.tls_danger_accept_invalid_certs(true);
-    }
-    if let Some(path) = &settings.ca {
-        let pem = std::fs::read(path)
-            .map_err(|error| unusable(format!("its CA file {}: {error}", path.display())))?;
-        let certificates = Certificate::from_pem_bundle(&pem).map_err(|_| {
-            unusable(format!(
-                "its CA file {} is not PEM certificates",
-                path.display()
-            ))
-        })?;
-        builder = builder.tls_certs_merge(certificates);
+    let tls = &transport.tls;
+    if transport.scheme == Scheme::Http {
+        // Spares reading the system's certificates for a host that shows none; a proxy may show one.
+        if transport.proxy.is_none() {
+            builder = builder.tls_certs_only([]);
+        }
+    } else {
+        builder = builder.tls_danger_accept_invalid_certs(tls.skip_verify);
+        for path in &tls.authorities {
+            let pem = read("CA file", path)?;
+            let certificates = Certificate::from_pem_bundle(&pem)
+                .ok()
+                .filter(|certificates| !certificates.is_empty())
+                .ok_or_else(|| {
+                    unusable(format!(
+                        "its CA file {} is not PEM certificates",
+                        path.display()
+                    ))
+                })?;
+            builder = builder.tls_certs_merge(certificates);
+        }
+        // A connection shows one certificate: of several, the first is that one.
+        if let Some(identity) = tls.identities.first() {
+            let mut pem = read("client certificate", &identity.certificate)?;
+            if let Some(key) = &identity.key {
+                pem.push(b'\n');
+                pem.extend(read("client key", key)?);
+            }
+            let shown = Identity::from_pem(&pem).map_err(|_| {
+                unusable(format!(
+                    "its client certificate {} and key are not a PEM certificate with a PEM private key",
+                    identity.certificate.display()
+                ))
+            })?;
+            builder = builder.identity(shown);
+        }
     }
     let client = builder.build().map_err(|error| {
         unusable(format!(
@@ -145,29 +210,28 @@ fn build(name: &str, plain_http: bool, config: &ImagesConfig) -> Result<Host, Im
             super::exchange::root_cause(&error)
         ))
     })?;
-    let scheme = if plain_http { "http" } else { "https" };
-    // Docker's registry answers under another name than the one that references carry.
-    let address = match name {
-        "docker.io" => "registry-1.docker.io",
-        other => other,
-    };
     Ok(Host {
-        name: name.to_owned(),
-        base: format!("{scheme}://{address}"),
+        base: transport.base(),
+        transport: transport.clone(),
         client,
+        files,
     })
 }
 
-/// Whether a `host[:port]` is this machine: a proxy cannot reach what we mean by it.
-fn is_loopback(name: &str) -> bool {
-    let host = match name.strip_prefix('[') {
-        Some(bracketed) => bracketed.split(']').next().unwrap_or_default(),
-        None => name.split(':').next().unwrap_or_default(),
-    };
-    host == "localhost"
-        || host
-            .parse::<IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
+fn read_pem(path: &Path) -> std::io::Result<Vec<u8>> {
+    use std::io::{Error, Read as _};
+
+    // Opening a pipe would wait for its writer.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(Error::other("it is not a file"));
+    }
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path)?;
+    file.take(MAX_PEM_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_PEM_BYTES {
+        return Err(Error::other("it is too large"));
+    }
+    Ok(bytes)
 }
 
 /// Makes ring the process's TLS provider, unless someone chose one before.
@@ -189,43 +253,32 @@ mod test {
 
     use super::*;
 
-    #[test]
-    fn loopback_hosts() {
-        for name in [
-            "localhost",
-            "localhost:5000",
-            "127.0.0.1:1",
-            "127.9.9.9",
-            "[::1]:5000",
-            "[::1]",
-        ] {
-            assert!(is_loopback(name), "{name}");
-        }
-        for name in [
-            "docker.io",
-            "10.0.0.1:5000",
-            "[fe80::1]",
-            "localhost.example",
-        ] {
-            assert!(!is_loopback(name), "{name}");
+    fn hosts_of(config: ImagesConfig) -> Hosts {
+        Hosts::new(Arc::new(config), Arc::default())
+    }
+
+    fn transport(scheme: Scheme, authority: &str, authorities: &[&str]) -> Transport {
+        Transport {
+            scheme,
+            authority: authority.to_owned(),
+            tls: sources::plan::Tls {
+                authorities: authorities.iter().map(PathBuf::from).collect(),
+                ..sources::plan::Tls::default()
+            },
+            proxy: None,
+            dial_timeout: None,
         }
     }
 
     #[test]
     fn clients_are_shared_and_end_with_their_users() {
-        let mut config = ImagesConfig::new("/x");
-        config.registries.insert(
-            "127.0.0.1:1".into(),
-            crate::config::RegistryConfig {
-                plain_http: true,
-                ..Default::default()
-            },
-        );
-        let hosts = Hosts::new(Arc::new(config));
-        let one = hosts.get("127.0.0.1:1").unwrap();
-        let two = hosts.get("127.0.0.1:1").unwrap();
+        let hosts = hosts_of(ImagesConfig::new("/x"));
+        let plain = transport(Scheme::Http, "127.0.0.1:1", &[]);
+        let one = hosts.get(&plain).unwrap();
+        let two = hosts.get(&plain).unwrap();
         assert!(Arc::ptr_eq(&one, &two));
         assert_eq!(one.url("/v2/"), "http://127.0.0.1:1/v2/");
+        assert!(one.is_at("http", "127.0.0.1:1") && !one.is_at("https", "127.0.0.1:1"));
         let gone = Arc::downgrade(&one);
         drop((one, two));
         assert!(gone.upgrade().is_none());
@@ -233,18 +286,21 @@ mod test {
 
     #[test]
     fn a_missing_ca_file_is_named() {
-        let mut config = ImagesConfig::new("/x");
-        config.registries.insert(
-            "r.example".into(),
-            crate::config::RegistryConfig {
-                ca: Some("/no/such/ca.pem".into()),
-                ..Default::default()
-            },
-        );
-        let error = Hosts::new(Arc::new(config))
-            .get("r.example")
+        let error = hosts_of(ImagesConfig::new("/x"))
+            .get(&transport(Scheme::Https, "r.example", &["/no/such/ca.pem"]))
             .unwrap_err()
             .to_string();
         assert!(error.contains("/no/such/ca.pem"), "{error}");
+    }
+
+    #[test]
+    fn other_ports_of_a_host_have_its_authorities() {
+        let hosts = hosts_of(ImagesConfig::new("/x"));
+        let near = hosts
+            .get(&transport(Scheme::Http, "r.example:5000", &["/a"]))
+            .unwrap();
+        let error = hosts.near(&near, "r.example:5001", "https").unwrap_err();
+        assert!(error.to_string().contains("CA file /a"), "{error}");
+        assert!(hosts.near(&near, "other.example", "https").is_ok());
     }
 }

@@ -13,7 +13,8 @@ impl Inner {
     pub(super) async fn remove(&self, name_or_id: &str) -> Result<(), ImageError> {
         let mut records = self.records.lock().await;
         let catalogue = self.catalogue.load_full();
-        let Some(image) = catalogue.find(name_or_id) else {
+        let names = self.registry.known_names(name_or_id);
+        let Some(image) = catalogue.find(name_or_id, &names) else {
             return Ok(());
         };
         let id = &image.id;

@@ -161,8 +161,10 @@ impl Faulty {
     }
 }
 
-fn honest(images: &[(String, Published)], seen: &Seen) -> Reply {
-    let (kind, name) = match seen.path.rsplit_once('/') {
+/// What a registry answers that holds these images.
+pub(crate) fn honest(images: &[(String, Published)], seen: &Seen) -> Reply {
+    let path = seen.path.split('?').next().unwrap_or_default();
+    let (kind, name) = match path.rsplit_once('/') {
         Some((before, name)) => (before.rsplit('/').next().unwrap_or_default(), name),
         None => ("", ""),
     };
@@ -256,6 +258,11 @@ async fn read_request(stream: &mut TcpStream) -> Option<Seen> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await.ok()?);
+        // As servers do that are spoken to in TLS and do not speak it.
+        if head.first() == Some(&0x16) {
+            let _ = stream.write_all(b"HTTP/1.0 400 Bad Request\r\n\r\n").await;
+            return None;
+        }
     }
     let head = String::from_utf8(head).ok()?;
     let mut lines = head.lines();

@@ -18,4 +18,6 @@ mod published;
 mod pulls;
 mod real_registry;
 mod records;
+mod secure;
+mod sources;
 mod tls;

@@ -47,6 +47,9 @@ impl Node {
             config.registries.insert((*host).to_owned(), plain);
         }
         config.timeouts.retry_wait = Duration::from_millis(50);
+        // What the machine that runs the tests has does not count.
+        config.registries_conf = folder.path().join("registries.conf");
+        config.certs_dirs = vec![folder.path().join("certs.d")];
         change(&mut config);
         let images = open(&config, folder.path());
         Self {
@@ -76,6 +79,20 @@ impl Node {
 
     pub(crate) async fn pull(&self, reference: &str) -> Result<Arc<Image>, ImageError> {
         self.images.pull(PullRequest::anonymous(reference)).await
+    }
+
+    /// Writes `registries.conf`.
+    pub(crate) fn write_registries(&self, text: &str) {
+        std::fs::write(&self.config.registries_conf, text).unwrap();
+    }
+
+    /// Writes a file of a host's folder in `certs.d`, and returns its path.
+    pub(crate) fn write_certs(&self, host: &str, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+        let folder = self.config.certs_dirs[0].join(host);
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
     }
 
     pub(crate) fn root(&self) -> &Path {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use image::{ImageError, PullRequest, RegistryConfig};
+use image::{ImageError, PullRequest, RegistryConfig, RegistrySettings};
 use serde_json::json;
 
 use crate::faulty::{Faulty, Reply};
@@ -409,7 +409,11 @@ async fn registries_change_while_the_server_runs() {
         (registry.host.clone(), plain),
         ("registry.k8s.invalid".to_owned(), mirrored),
     ];
-    node.images.set_registries(registries.into());
+    let settings = RegistrySettings {
+        registries: registries.into(),
+        ..RegistrySettings::default()
+    };
+    node.images.set_registries(settings).await;
     node.pull(name).await.unwrap();
 }
 

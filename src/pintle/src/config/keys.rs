@@ -16,6 +16,7 @@ use tracing_subscriber::filter::Targets;
 
 use super::{
     node::Value,
+    proxy::ProxyAddress,
     scalars::{ByteSize, Limit, RegistryHost, Table, words},
     setting::{Named, Scalar, scalar_settings, section},
 };
@@ -151,6 +152,18 @@ section! {
     pub(crate) struct Image {
         /// Registries by host, or host:port, that need more than HTTPS with a public certificate.
         @live registries: BTreeMap<String, Registry> = BTreeMap::new(),
+        /// Mirrors, prohibitions, other locations and short names, as Podman and CRI-O read them: `registries.conf`, version 2.
+        /// The files of the folder of the same name with `.d` behind it belong to it. Read again when they change.
+        @live registries_conf: PathBuf = "/etc/containers/registries.conf".into(),
+        /// Folders with one folder for each registry (`registry.example`, or `registry.example_5000_` for a port), which holds
+        /// containerd's hosts.toml, or certificates: *.crt of authorities, *.cert with *.key of this node. Read at every pull.
+        @live certs_dirs: Vec<PathBuf> = vec![
+            "/etc/containerd/certs.d".into(),
+            "/etc/containers/certs.d".into(),
+            "/etc/docker/certs.d".into(),
+        ],
+        /// HTTP proxies on the way to registries.
+        @live proxy: Proxy = Proxy::default(),
         /// Images that garbage collection must spare, by reference.
         pinned: Vec<String> = Vec::new(),
         /// Layers that are downloaded and unpacked at the same time, of all images together.
@@ -180,6 +193,20 @@ section! {
         max_layer_entries: u64 = UnpackLimits::default().entries,
         /// How many times larger than itself a layer over 1 GiB may unpack to.
         max_compression_ratio: u64 = UnpackLimits::default().ratio,
+    }
+}
+
+section! {
+    /// HTTP proxies.
+    pub(crate) struct Proxy {
+        /// The proxy for registries without TLS: `http://[user:password@]host:port`, `none`, or `environment` for what the
+        /// server's environment says (HTTP_PROXY, ALL_PROXY). A password is not shown again.
+        http: ProxyAddress = ProxyAddress::default(),
+        /// The same for registries with TLS (HTTPS_PROXY, ALL_PROXY).
+        https: ProxyAddress = ProxyAddress::default(),
+        /// Hosts that are reached directly, parted by commas: names with all below them, addresses, networks such as 10.0.0.0/8,
+        /// each with a port or without. Null: what NO_PROXY says. This machine itself is always reached directly.
+        no_proxy: Option<String> = None,
     }
 }
 

@@ -151,7 +151,8 @@ mod tests {
              default_runtime: 'yes'\n\
              runtimes:\n  runc: null\n  \"yes\": {path: /usr/bin/kata-runtime, args: [--debug, 'a \"b\"'], sandbox: container}\n\
              image:\n  registries:\n    'registry.example:5000': {plain_http: true, mirrors: [a.example, 'b.example:443']}\n  \
-               max_layer_size: 1025\n  stall_timeout: 1h0m1s\n\
+               max_layer_size: 1025\n  stall_timeout: 1h0m1s\n  \
+               proxy: {http: none, https: 'http://proxy.example:3128', no_proxy: '.example,10.0.0.0/8'}\n\
              containers:\n  default_ulimits: {nofile: 1024:65536, core: 0, memlock: unlimited}\n  \
                default_sysctls: {net.core.somaxconn: 1024, net.ipv4.ping_group_range: '0 2147483647'}\n  pids_limit: 99\n",
         );

@@ -148,6 +148,11 @@ fn problems(text: &str) -> String {
     "streaming: {tls: {client_ca: /ca.pem}}",
     "`streaming.tls.client_ca` at /etc/pintle/config.yaml:1:30: needs `streaming.tls.certificate` beside it"
 )]
+#[case::proxy(
+    "image: {proxy: {https: 'socks5://jane:s3cret@proxy.example'}}",
+    "`image.proxy.https` at /etc/pintle/config.yaml:1:24: expected `environment`, `none` or the URL of an HTTP proxy, such as \
+     `http://proxy.example:3128`, found something else"
+)]
 #[case::two_at_once(
     "rot: /a\nlog: {format: xml}\n",
     "unknown key `rot` at /etc/pintle/config.yaml:1:1; did you mean `root`?\n`log.format` at /etc/pintle/config.yaml:2:15: \
@@ -155,6 +160,23 @@ fn problems(text: &str) -> String {
 )]
 fn errors_name_the_place(#[case] text: &str, #[case] expected: &str) {
     assert_eq!(problems(text), expected);
+}
+
+#[test]
+fn the_documented_registries_are_read() {
+    let page = include_str!("../../../../docs/registries.md");
+    let (_, block) = page.split_once("    image:\n").unwrap();
+    let (block, _) = block.split_once("\n\n").unwrap();
+    let text = format!("    image:\n{block}\n");
+    let tree = Node::parse(&text, Path::new("/etc/pintle/config.yaml")).unwrap();
+    let config = from_tree(&tree).unwrap();
+    let shown = super::to_yaml(&config);
+    assert!(
+        shown.contains("https: \"http://***@proxy.example:3128\""),
+        "{shown}"
+    );
+    assert!(!shown.contains("password@proxy"), "{shown}");
+    assert!(config.image.registries["registry.example:5000"].plain_http);
 }
 
 #[rstest]

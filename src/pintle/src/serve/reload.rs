@@ -75,10 +75,13 @@ impl Running<'_> {
             self.log.change(&new.log.level)?;
             config.log.level = new.log.level.clone();
         }
-        if config.image.registries != new.image.registries {
-            self.images.set_registries(assemble::registries(new));
-            config.image.registries.clone_from(&new.image.registries);
-        }
+        // Also when nothing has changed: `registries.conf` may have, and with it the meaning of short names.
+        self.images.set_registries(assemble::registries(new)).await;
+        let (own, image) = (&mut config.image, &new.image);
+        own.registries.clone_from(&image.registries);
+        own.registries_conf.clone_from(&image.registries_conf);
+        own.certs_dirs.clone_from(&image.certs_dirs);
+        own.proxy.clone_from(&image.proxy);
         // Also those that could not be used when they were looked at last: they may be installed by now.
         let mut additions = config.clone();
         additions.runtimes.clone_from(&new.runtimes);
