@@ -32,6 +32,8 @@ pub struct ImagesConfig {
     pub parallel_layers_per_pull: usize,
     /// References of images that nobody may collect.
     pub pinned: Vec<String>,
+    /// Where the node's own credentials are.
+    pub credentials: NodeCredentialsConfig,
 }
 
 impl ImagesConfig {
@@ -49,6 +51,7 @@ impl ImagesConfig {
             parallel_layers: 6,
             parallel_layers_per_pull: 3,
             pinned: Vec::new(),
+            credentials: NodeCredentialsConfig::default(),
         }
     }
 
@@ -60,6 +63,17 @@ impl ImagesConfig {
             .map(|(_, config)| config.clone())
             .unwrap_or_default()
     }
+}
+
+/// Where credentials are for pulls that bring none. By default nowhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeCredentialsConfig {
+    /// The node's authentication file. It need not be there.
+    pub auth_file: Option<PathBuf>,
+    /// The folder of the namespaces' authentication files. It need not be there.
+    pub namespaced_auth_dir: Option<PathBuf>,
+    /// Where `docker-credential-…` programs are; empty means the server's `PATH`.
+    pub helper_dirs: Vec<PathBuf>,
 }
 
 /// How to talk to one registry.
@@ -120,8 +134,10 @@ pub struct Timeouts {
     pub stall: Duration,
     /// The least average speed of a download over the window.
     pub stall_bytes_per_second: u64,
-    /// The longest wait between two attempts, also when a registry asks for more.
+    /// The longest wait between two attempts. A registry that asks for more is not asked again.
     pub retry_wait: Duration,
+    /// For a credential helper's answer.
+    pub credential_helper: Duration,
 }
 
 impl Default for Timeouts {
@@ -132,6 +148,7 @@ impl Default for Timeouts {
             stall: Duration::from_mins(1),
             stall_bytes_per_second: 1024,
             retry_wait: Duration::from_secs(10),
+            credential_helper: Duration::from_secs(30),
         }
     }
 }

@@ -8,7 +8,7 @@ use state::StateError;
 use storage::StorageError;
 use thiserror::Error;
 
-use crate::credentials::CredentialsError;
+use crate::credentials::{CredentialsError, NodeCredentialsError};
 use crate::reference::{ReferenceError, clip};
 
 /// Why an operation on images failed.
@@ -20,6 +20,9 @@ pub enum ImageError {
     /// The credentials do not parse.
     #[error(transparent)]
     BadCredentials(#[from] CredentialsError),
+    /// The node's own credentials are unusable: for whoever looks after the node.
+    #[error(transparent)]
+    NodeCredentials(#[from] NodeCredentialsError),
     /// The registry answers, and has no such image.
     #[error("{reference} is not on {host}: {reason}")]
     NotFound {
@@ -175,6 +178,7 @@ impl ImageError {
             self,
             Self::NotFound { .. }
                 | Self::Unauthorized { .. }
+                | Self::NodeCredentials(_)
                 | Self::RegistryUnavailable { .. }
                 | Self::Corrupt { .. }
         )

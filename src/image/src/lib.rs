@@ -7,7 +7,7 @@
 //! | module | what it owns |
 //! | --- | --- |
 //! | `reference` | names of images and their one normal form |
-//! | `credentials` | secrets that cannot be printed |
+//! | `credentials` | secrets that cannot be printed, and whose of them a pull uses |
 //! | `registry` | HTTP: tokens, redirects, retries, stalls, mirrors |
 //! | `manifest`, `image` | documents that registries hand out, read and refused |
 //! | `pull` | from a reference to a committed image, layers in parallel and in one pass |
@@ -37,8 +37,10 @@ mod registry;
 mod store;
 
 pub use archive::ArchiveFormat;
-pub use config::{ImageLimits, ImagesConfig, Platform, RegistryConfig, Timeouts};
-pub use credentials::{Credentials, CredentialsError};
+pub use config::{
+    ImageLimits, ImagesConfig, NodeCredentialsConfig, Platform, RegistryConfig, Timeouts,
+};
+pub use credentials::{Credentials, CredentialsError, HelperFault, NodeCredentialsError};
 pub use error::ImageError;
 pub use image::{Image, ImageRunConfig};
 pub use layers::ImageLease;

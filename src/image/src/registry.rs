@@ -4,7 +4,7 @@
 //! - Content that is named by a digest is verified here before anyone sees it; layers, which stream, are verified by
 //!   whoever drains [`Download`].
 //! - Credentials go to the host they belong to and to its token server over TLS (or plain HTTP where the operator
-//!   configured it), never to mirrors or to where a redirect leads.
+//!   configured it), never to where a redirect leads, and to mirrors only those that files of the node have for them.
 //! - Every wait is bounded ([`crate::config::Timeouts`]), every body too, every retry counted.
 //! - Connections and TLS state live as long as some pull uses them: an idle node holds none.
 
@@ -13,7 +13,9 @@ mod authorization;
 mod exchange;
 mod hosts;
 mod pace;
+mod patience;
 mod refusal;
+mod token;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,7 +27,7 @@ use http::header::ACCEPT;
 use state::Digest;
 
 use crate::config::{ImagesConfig, RegistryConfig};
-use crate::credentials::Credentials;
+use crate::credentials::Keyring;
 use crate::error::ImageError;
 use crate::hashing::Hasher;
 use crate::manifest::{self, Descriptor};
@@ -78,7 +80,7 @@ impl Registry {
     pub(crate) fn session(
         &self,
         reference: &Reference,
-        credentials: Option<&Credentials>,
+        keyring: &Keyring,
     ) -> Result<Session, ImageError> {
         let settings = self.current.load_full();
         let origin = reference.host();
@@ -90,9 +92,9 @@ impl Registry {
             .chain([origin.to_owned()])
         {
             let host = settings.hosts.get(&name)?;
-            let own = credentials.filter(|c| c.meant_for(&name, name == origin));
+            let login = keyring.login(&name, reference.repository(), name == origin)?;
             endpoints.push(Endpoint {
-                gate: Gate::new(reference.repository(), own.cloned()),
+                gate: Gate::new(reference.repository(), login),
                 host,
             });
         }

@@ -27,6 +27,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::catalogue::Catalogue;
 use crate::config::{ImagesConfig, RegistryConfig};
+use crate::credentials::{Keyring, NodeCredentials};
 use crate::error::ImageError;
 use crate::flight::Flights;
 use crate::image::{Image, ImageRecord};
@@ -72,6 +73,7 @@ pub(crate) struct Inner {
     pub(crate) table: LayerTable,
     pub(crate) catalogue: ArcSwap<Catalogue>,
     pub(crate) registry: Registry,
+    pub(crate) credentials: NodeCredentials,
     pub(crate) layer_flights: Flights<ChainId, Result<Arc<Prepared>, ImageError>>,
     pub(crate) prepared: PreparedLayers,
     /// Node-wide room for layer downloads, given in the order of asking.
@@ -151,6 +153,7 @@ impl Images {
         );
         let inner = Arc::new(Inner {
             registry: Registry::new(Arc::clone(&config)),
+            credentials: NodeCredentials::new(&config),
             downloads: Semaphore::new(config.parallel_layers.max(1)),
             config,
             layers,
@@ -199,25 +202,60 @@ impl Images {
     pub async fn pull(&self, request: PullRequest) -> Result<Arc<Image>, ImageError> {
         let reference = Reference::parse(&request.reference)?;
         let what = format!("the pull of {reference}");
+        let deadline = request.deadline;
+        let pulled = self.join_pull(reference, request);
+        let result = match deadline {
+            None => pulled.await?,
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), pulled)
+                .await
+                .map_err(|_| ImageError::Deadline { what: what.clone() })??,
+        };
+        result.unwrap_or(Err(ImageError::Interrupted { what }))
+    }
+
+    /// The outer error is of this caller alone, the inner result of all who share the pull.
+    async fn join_pull(
+        &self,
+        reference: Reference,
+        request: PullRequest,
+    ) -> Result<Option<Result<Arc<Image>, ImageError>>, ImageError> {
+        let keyring = match request.credentials {
+            Some(credentials) => self.inner.credentials.given(credentials),
+            None => self.inner.keyring(&reference, request.namespace).await?,
+        };
         let key = PullKey {
             reference: reference.identity(),
-            credentials: request.credentials.clone(),
+            scope: keyring.scope(),
         };
         let ticket = self.inner.pulls.join(key, || {
             let inner = Arc::clone(&self.inner);
             async move {
-                let result = pull::run(Arc::clone(&inner), reference, request.credentials).await;
+                let result = pull::run(Arc::clone(&inner), reference, keyring).await;
                 inner.trim_memory();
                 result
             }
         });
-        let result = match request.deadline {
-            None => ticket.wait().await,
-            Some(deadline) => tokio::time::timeout_at(deadline.into(), ticket.wait())
-                .await
-                .map_err(|_| ImageError::Deadline { what: what.clone() })?,
-        };
-        result.unwrap_or(Err(ImageError::Interrupted { what }))
+        Ok(ticket.wait().await)
+    }
+
+    /// Says whose credentials the origin of a reference would be shown in a pull that brings none, for pods of a namespace:
+    /// `from /etc/pintle/auth.json (quay.io/team)`. `None`: nobody's. Where the files are not as they have to be, it says
+    /// that. Runs no helper and connects to nothing.
+    pub async fn credentials_source(
+        &self,
+        reference: &str,
+        namespace: Option<&str>,
+    ) -> Option<String> {
+        let reference = Reference::parse(reference).ok()?;
+        let keyring = self
+            .inner
+            .keyring(&reference, namespace.map(str::to_owned))
+            .await;
+        let source = keyring.and_then(|keyring| {
+            let source = keyring.source(reference.host(), reference.repository())?;
+            Ok(source)
+        });
+        source.unwrap_or_else(|error| Some(format!("none can be used: {error}")))
     }
 
     /// Removes an image with all its names; an image that is not here is removed already. Its layers go with it,
@@ -270,6 +308,22 @@ impl Images {
 }
 
 impl Inner {
+    /// The node's own credentials for a pull, for a namespace if there is one.
+    pub(crate) async fn keyring(
+        self: &Arc<Self>,
+        reference: &Reference,
+        namespace: Option<String>,
+    ) -> Result<Keyring, ImageError> {
+        let (inner, reference) = (Arc::clone(self), reference.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            inner.credentials.read(&reference, namespace.as_deref())
+        });
+        let keyring = read
+            .await
+            .map_err(|_| ImageError::interrupted("reading the node's credentials"))?;
+        Ok(keyring?)
+    }
+
     /// Makes a changed copy of the catalogue the current one. The caller holds the lock on the records.
     fn publish(&self, change: impl FnOnce(&mut Catalogue)) {
         let mut next = Catalogue::clone(&self.catalogue.load());

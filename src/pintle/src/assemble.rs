@@ -12,7 +12,7 @@ use std::{
 };
 
 use engine::{Engine, EngineConfig, EngineError, Handler, Timeouts, selinux::SelinuxConfig};
-use image::{ImageError, ImageLimits, Images, ImagesConfig, RegistryConfig};
+use image::{ImageError, ImageLimits, Images, ImagesConfig, NodeCredentialsConfig, RegistryConfig};
 use network::{Network, NetworkConfig, NetworkError};
 use runtime::{FeatureSupport, RuntimeKind};
 use rustix::process::Rlimit;
@@ -304,12 +304,18 @@ fn images_config(config: &Config) -> ImagesConfig {
             header: image.answer_timeout,
             stall: image.stall_timeout,
             stall_bytes_per_second: image.min_rate.0,
+            credential_helper: image.credential_helper_timeout,
             ..image::Timeouts::default()
         },
         attempts: image.attempts.get(),
         parallel_layers: usize_of(image.parallel_layers),
         parallel_layers_per_pull: usize_of(image.parallel_layers_per_pull),
         pinned: image.pinned.clone(),
+        credentials: NodeCredentialsConfig {
+            auth_file: image.auth_file.clone(),
+            namespaced_auth_dir: image.namespaced_auth_dir.clone(),
+            helper_dirs: Vec::new(),
+        },
         ..ImagesConfig::new(&config.root)
     }
 }

@@ -128,6 +128,7 @@ fn runtime_code(error: &RuntimeError) -> Code {
 fn image_code(error: &ImageError) -> Code {
     match error {
         ImageError::BadReference(_) | ImageError::BadCredentials(_) => Code::InvalidArgument,
+        ImageError::NodeCredentials(_) => Code::FailedPrecondition,
         ImageError::NotFound { .. } | ImageError::NoSuchImage { .. } => Code::NotFound,
         ImageError::Unauthorized { .. } => Code::Unauthenticated,
         // Under any other code the word at the start of the message would not be at its start.
