@@ -7,6 +7,7 @@
 //! | `file` | authentication files: `auths`, `credHelpers`, `credsStore` |
 //! | `helper` | running `docker-credential-NAME` |
 //! | `keyring` | whose credentials a pull uses, and who may share it |
+//! | `look` | what is wrong with files, before a pull needs them |
 //!
 //! Credentials are equal when every part is equal; a pull is shared only by callers with equal credentials, so no one
 //! gets an image on the strength of another's secret.
@@ -15,6 +16,7 @@ mod error;
 mod file;
 mod helper;
 mod keyring;
+mod look;
 mod place;
 mod secret;
 
@@ -28,6 +30,7 @@ use crate::reference::clip;
 
 pub use error::{HelperFault, NodeCredentialsError};
 pub(crate) use keyring::{Keyring, Login, NodeCredentials, Scope};
+pub use look::{AuthFileProblem, AuthFileState};
 use place::Place;
 pub(crate) use secret::Secret;
 

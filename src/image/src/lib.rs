@@ -40,7 +40,10 @@ pub use archive::ArchiveFormat;
 pub use config::{
     ImageLimits, ImagesConfig, NodeCredentialsConfig, Platform, RegistryConfig, Timeouts,
 };
-pub use credentials::{Credentials, CredentialsError, HelperFault, NodeCredentialsError};
+pub use credentials::{
+    AuthFileProblem, AuthFileState, Credentials, CredentialsError, HelperFault,
+    NodeCredentialsError,
+};
 pub use error::ImageError;
 pub use image::{Image, ImageRunConfig};
 pub use layers::ImageLease;

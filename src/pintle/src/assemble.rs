@@ -281,6 +281,15 @@ pub(crate) fn registries(config: &Config) -> BTreeMap<String, RegistryConfig> {
         .collect()
 }
 
+/// Where the node's credentials are, in the words of `image`.
+pub(crate) fn node_credentials(config: &Config) -> NodeCredentialsConfig {
+    NodeCredentialsConfig {
+        auth_file: config.image.auth_file.clone(),
+        namespaced_auth_dir: config.image.namespaced_auth_dir.clone(),
+        helper_dirs: Vec::new(),
+    }
+}
+
 fn images_config(config: &Config) -> ImagesConfig {
     let image = &config.image;
     let usize_of =
@@ -311,11 +320,7 @@ fn images_config(config: &Config) -> ImagesConfig {
         parallel_layers: usize_of(image.parallel_layers),
         parallel_layers_per_pull: usize_of(image.parallel_layers_per_pull),
         pinned: image.pinned.clone(),
-        credentials: NodeCredentialsConfig {
-            auth_file: image.auth_file.clone(),
-            namespaced_auth_dir: image.namespaced_auth_dir.clone(),
-            helper_dirs: Vec::new(),
-        },
+        credentials: node_credentials(config),
         ..ImagesConfig::new(&config.root)
     }
 }

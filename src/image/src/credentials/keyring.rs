@@ -325,8 +325,7 @@ struct Warned(Mutex<HashMap<PathBuf, (u64, i64, i64)>>);
 impl Warned {
     /// Warns of a file that others may read or write, once until it changes.
     fn look_at(&self, path: &Path, metadata: &Metadata) {
-        let mode = metadata.permissions().mode();
-        let Some(problem) = exposure(mode, metadata.uid(), metadata.gid()) else {
+        let Some(problem) = exposure_of(metadata) else {
             return;
         };
         let state = (metadata.ino(), metadata.ctime(), metadata.ctime_nsec());
@@ -341,13 +340,21 @@ impl Warned {
         drop(warned);
         tracing::warn!(
             file = %path.display(),
-            mode = format!("{:04o}", mode & 0o7777),
+            mode = format!("{:04o}", metadata.permissions().mode() & 0o7777),
             "an authentication file {problem}; mend it with `chown root:root` and `chmod 600`"
         );
     }
 }
 
-/// Who beside root can come at the secrets of a file with this mode and owner.
+/// Who beside root can come at the secrets of a file, as the rest of a sentence that begins with its name.
+pub(crate) fn exposure_of(metadata: &Metadata) -> Option<&'static str> {
+    exposure(
+        metadata.permissions().mode(),
+        metadata.uid(),
+        metadata.gid(),
+    )
+}
+
 fn exposure(mode: u32, uid: u32, gid: u32) -> Option<&'static str> {
     if uid != 0 {
         Some("belongs to another user than root")

@@ -181,7 +181,8 @@ fn bearer(token: &Secret) -> Result<HeaderValue, &'static str> {
     sensitive(Secret::new(format!("Bearer {}", token.reveal())).reveal())
 }
 
-fn sensitive(value: &str) -> Result<HeaderValue, &'static str> {
+/// A header's value that no log prints.
+pub(crate) fn sensitive(value: &str) -> Result<HeaderValue, &'static str> {
     let mut value = HeaderValue::from_str(value)
         .map_err(|_| "the credentials or token hold characters that cannot be sent")?;
     value.set_sensitive(true);

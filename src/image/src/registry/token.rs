@@ -11,7 +11,8 @@ use crate::error::ImageError;
 use crate::reference::clip;
 
 use super::authorization::{
-    self, Challenge, MAX_TOKEN_ANSWER_BYTES, TokenRequest, read_token, token_query, token_request,
+    self, Challenge, MAX_TOKEN_ANSWER_BYTES, TokenRequest, read_token, sensitive, token_query,
+    token_request,
 };
 use super::exchange::{Exchange, authority};
 use super::hosts::Host;
@@ -156,7 +157,11 @@ impl TokenServer {
                 url.query_pairs_mut().extend_pairs(query);
                 let builder = self.host.client().get(url);
                 match authorization {
-                    Some(value) => builder.header(AUTHORIZATION, value.reveal()),
+                    Some(value) => {
+                        let value =
+                            sensitive(value.reveal()).map_err(|reason| exchange.denied(reason))?;
+                        builder.header(AUTHORIZATION, value)
+                    }
                     None => builder,
                 }
             }
