@@ -78,12 +78,13 @@ impl NodeCredentials {
             Ok::<_, NodeCredentialsError>(())
         };
         if let (Some(dir), Some(namespace)) = (&self.namespaced_dir, namespace) {
-            match namespace_files(dir, namespace, &reference.name()) {
-                Some(paths) => paths.iter().try_for_each(|path| add(path, false))?,
-                None => tracing::debug!(
+            if let Some(paths) = namespace_files(dir, namespace, &reference.name()) {
+                paths.iter().try_for_each(|path| add(path, false))?;
+            } else {
+                tracing::debug!(
                     namespace = clip(namespace, 80),
                     "no name of a namespace, so it has no authentication file"
-                ),
+                );
             }
         }
         if let Some(path) = &self.auth_file {
