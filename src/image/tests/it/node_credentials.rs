@@ -449,7 +449,8 @@ async fn failing(script: &str, limit: u64) -> HelperFault {
     assert!(text.contains("node.json"), "{text}");
     assert!(!text.contains("hunter2"), "{text}");
     assert!(!logged().contains("hunter2"), "it was logged");
-    assert_eq!(files.runs(), 1, "a helper that fails is not asked again");
+    // One that is killed early may not have got as far as to say that it ran.
+    assert!(files.runs() <= 1, "a helper that fails is not asked again");
     node.assert_untouched().await;
     match error {
         ImageError::NodeCredentials(NodeCredentialsError::Helper { fault, .. }) => fault,
