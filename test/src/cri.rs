@@ -290,10 +290,27 @@ impl Client {
 
     /// `PullImage`: the image's id.
     pub async fn pull_as(&self, image: &str, auth: Option<cri::AuthConfig>) -> Answer<String> {
+        self.pull_for(image, auth, None).await
+    }
+
+    /// `PullImage` for a pod of a namespace: the image's id.
+    pub async fn pull_for(
+        &self,
+        image: &str,
+        auth: Option<cri::AuthConfig>,
+        namespace: Option<&str>,
+    ) -> Answer<String> {
+        let sandbox_config = namespace.map(|namespace| cri::PodSandboxConfig {
+            metadata: Some(cri::PodSandboxMetadata {
+                namespace: namespace.to_owned(),
+                ..cri::PodSandboxMetadata::default()
+            }),
+            ..cri::PodSandboxConfig::default()
+        });
         let message = cri::PullImageRequest {
             image: Some(image_spec(image)),
             auth,
-            sandbox_config: None,
+            sandbox_config,
         };
         let answer = self.images.clone().pull_image(request(message)).await?;
         Ok(answer.into_inner().image_ref)

@@ -53,14 +53,32 @@ impl Registry {
         Self::serve(&storage, HOST, true).await
     }
 
+    /// Starts a registry of the same images at another address, for whom this line of an htpasswd file (bcrypt) lets in.
+    pub async fn start_guarded(host: &str, htpasswd: &str) -> Result<Self> {
+        let storage = filled(STORAGE, fill).await?;
+        let path = Path::new(places::SCRATCH).join("htpasswd");
+        write(&path, htpasswd)?;
+        let auth = json!({ "htpasswd": { "realm": "test", "path": path } });
+        Self::serve_with(&storage, host, true, Some(auth)).await
+    }
+
     /// Serves a storage directory.
     pub async fn serve(storage: &Path, host: &str, read_only: bool) -> Result<Self> {
+        Self::serve_with(storage, host, read_only, None).await
+    }
+
+    async fn serve_with(
+        storage: &Path,
+        host: &str,
+        read_only: bool,
+        auth: Option<Value>,
+    ) -> Result<Self> {
         let dir = Path::new(places::SCRATCH).join("registry");
         make_dirs(&dir)?;
         let port = host.rsplit(':').next().unwrap_or_default();
         let config = dir.join(format!("{port}.yml"));
         // YAML is a superset of JSON.
-        let settings = json!({
+        let mut settings = json!({
             "version": "0.1",
             "log": { "level": "warn", "accesslog": { "disabled": true } },
             "storage": {
@@ -69,6 +87,9 @@ impl Registry {
             },
             "http": { "addr": host },
         });
+        if let Some(auth) = auth {
+            settings["auth"] = auth;
+        }
         write(&config, serde_json::to_vec_pretty(&settings)?)?;
         let log = File::create(dir.join(format!("{port}.log"))).context("making a log file")?;
         let process = Command::new("docker-registry")

@@ -39,6 +39,8 @@ pub struct ImagesConfig {
     pub certs_dirs: Vec<PathBuf>,
     /// The way to registries.
     pub proxy: ProxyConfig,
+    /// Where the node's own credentials are.
+    pub credentials: NodeCredentialsConfig,
 }
 
 /// What [`crate::Images::set_registries`] takes over while the server runs: see the fields of the same names in
@@ -79,6 +81,7 @@ impl ImagesConfig {
             .map(PathBuf::from)
             .into(),
             proxy: ProxyConfig::default(),
+            credentials: NodeCredentialsConfig::default(),
         }
     }
 
@@ -90,6 +93,17 @@ impl ImagesConfig {
             .map(|(_, config)| config.clone())
             .unwrap_or_default()
     }
+}
+
+/// Where credentials are for pulls that bring none. By default nowhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeCredentialsConfig {
+    /// The node's authentication file. It need not be there.
+    pub auth_file: Option<PathBuf>,
+    /// The folder of the namespaces' authentication files. It need not be there.
+    pub namespaced_auth_dir: Option<PathBuf>,
+    /// Where `docker-credential-…` programs are; empty means the server's `PATH`.
+    pub helper_dirs: Vec<PathBuf>,
 }
 
 /// How to talk to one registry.
@@ -150,8 +164,10 @@ pub struct Timeouts {
     pub stall: Duration,
     /// The least average speed of a download over the window.
     pub stall_bytes_per_second: u64,
-    /// The longest wait between two attempts, also when a registry asks for more.
+    /// The longest wait between two attempts. A registry that asks for more is not asked again.
     pub retry_wait: Duration,
+    /// For a credential helper's answer.
+    pub credential_helper: Duration,
 }
 
 impl Default for Timeouts {
@@ -162,6 +178,7 @@ impl Default for Timeouts {
             stall: Duration::from_mins(1),
             stall_bytes_per_second: 1024,
             retry_wait: Duration::from_secs(10),
+            credential_helper: Duration::from_secs(30),
         }
     }
 }

@@ -1,22 +1,46 @@
-//! What a client gives to prove who it is to a registry, in a type that cannot print it.
+//! What is shown to a registry to prove who pulls, in types that cannot print it.
+//!
+//! | module | what it owns |
+//! | --- | --- |
+//! | `secret` | text that is never printed and wiped when dropped |
+//! | `place` | what the keys of authentication files stand for |
+//! | `file` | authentication files: `auths`, `credHelpers`, `credsStore` |
+//! | `helper` | running `docker-credential-NAME` |
+//! | `keyring` | whose credentials a pull uses, and who may share it |
+//! | `look` | what is wrong with files, before a pull needs them |
 //!
 //! Credentials are equal when every part is equal; a pull is shared only by callers with equal credentials, so no one
 //! gets an image on the strength of another's secret.
+
+mod error;
+mod file;
+mod helper;
+mod keyring;
+mod look;
+mod place;
+mod secret;
 
 use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+use zeroize::Zeroizing;
 
-use crate::reference::{clip, normal_host};
+use crate::reference::clip;
+
+pub use error::{HelperFault, NodeCredentialsError};
+pub(crate) use keyring::{Keyring, Login, NodeCredentials, Scope};
+pub use look::{AuthFileProblem, AuthFileState};
+use place::Place;
+pub(crate) use secret::Secret;
 
 /// Credentials for one registry. Empty parts are absent parts, as in CRI's `AuthConfig`.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Credentials {
-    username: String,
-    password: String,
-    identity_token: String,
-    registry_token: String,
+    username: Secret,
+    password: Secret,
+    identity_token: Secret,
+    registry_token: Secret,
     server: Option<String>,
 }
 
@@ -34,9 +58,20 @@ pub enum CredentialsError {
 impl Credentials {
     /// A user name and a password.
     pub fn basic(username: impl Into<String>, password: impl Into<String>) -> Self {
+        Self::of_user(Secret::new(username), Secret::new(password))
+    }
+
+    pub(crate) fn of_user(username: Secret, password: Secret) -> Self {
         Self {
-            username: username.into(),
-            password: password.into(),
+            username,
+            password,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn of_identity_token(token: Secret) -> Self {
+        Self {
+            identity_token: token,
             ..Self::default()
         }
     }
@@ -54,13 +89,13 @@ impl Credentials {
         let (username, password) = if username.is_empty() && !auth.is_empty() {
             decode_auth(auth)?
         } else {
-            (username.to_owned(), password.to_owned())
+            (Secret::new(username), Secret::new(password))
         };
         let credentials = Self {
             username,
             password,
-            identity_token: identity_token.to_owned(),
-            registry_token: registry_token.to_owned(),
+            identity_token: Secret::new(identity_token),
+            registry_token: Secret::new(registry_token),
             server: server_host(server_address),
         };
         let anonymous = credentials.username.is_empty()
@@ -79,28 +114,38 @@ impl Credentials {
         }
     }
 
-    /// The value of a basic `Authorization` header, if there is a user name.
-    pub(crate) fn basic_authorization(&self) -> Option<String> {
-        if self.username.is_empty() {
-            return None;
-        }
-        let pair = format!("{}:{}", self.username, self.password);
-        Some(format!("Basic {}", STANDARD.encode(pair)))
+    /// The registry that they are for, if they say so.
+    pub(crate) fn server(&self) -> Option<&str> {
+        self.server.as_deref()
+    }
+
+    /// The value of a basic `Authorization` header, if there is a user name. That of an identity token without a password
+    /// is none: it names the user for the token server.
+    pub(crate) fn basic_authorization(&self) -> Option<Secret> {
+        let names_token = self.password.is_empty() && !self.identity_token.is_empty();
+        (!self.username.is_empty() && !names_token)
+            .then(|| basic(self.username.reveal(), self.password.reveal()))
+    }
+
+    /// The identity token in the place of a password: for token servers that take no POST.
+    pub(crate) fn basic_with_identity_token(&self) -> Option<Secret> {
+        self.identity_token()
+            .map(|token| basic(self.username.reveal(), token.reveal()))
     }
 
     /// The user name, which token servers want beside an identity token.
-    pub(crate) fn username(&self) -> &str {
+    pub(crate) fn username(&self) -> &Secret {
         &self.username
     }
 
     /// A refresh token for the registry's token server.
-    pub(crate) fn identity_token(&self) -> Option<&str> {
-        (!self.identity_token.is_empty()).then_some(self.identity_token.as_str())
+    pub(crate) fn identity_token(&self) -> Option<&Secret> {
+        (!self.identity_token.is_empty()).then_some(&self.identity_token)
     }
 
     /// A bearer token that the registry takes as it is.
-    pub(crate) fn registry_token(&self) -> Option<&str> {
-        (!self.registry_token.is_empty()).then_some(self.registry_token.as_str())
+    pub(crate) fn registry_token(&self) -> Option<&Secret> {
+        (!self.registry_token.is_empty()).then_some(&self.registry_token)
     }
 }
 
@@ -120,34 +165,33 @@ impl fmt::Debug for Credentials {
     }
 }
 
-fn decode_auth(auth: &str) -> Result<(String, String), CredentialsError> {
+fn basic(username: &str, password: &str) -> Secret {
+    let pair = Zeroizing::new(format!("{username}:{password}"));
+    let encoded = Zeroizing::new(STANDARD.encode(pair.as_bytes()));
+    Secret::new(format!("Basic {}", *encoded))
+}
+
+fn decode_auth(auth: &str) -> Result<(Secret, Secret), CredentialsError> {
     let auth = auth.trim();
     let bytes = STANDARD
         .decode(auth)
         .or_else(|_| STANDARD_NO_PAD.decode(auth))
+        .map(Zeroizing::new)
         .map_err(|_| CredentialsError::NotBase64)?;
-    let text = String::from_utf8(bytes).map_err(|_| CredentialsError::NotUserAndPassword)?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| CredentialsError::NotUserAndPassword)?;
     let (username, password) = text
         .split_once(':')
         .ok_or(CredentialsError::NotUserAndPassword)?;
     // Docker's own encoder pads with NUL bytes.
     Ok((
-        username.to_owned(),
-        password.trim_end_matches('\0').to_owned(),
+        Secret::new(username),
+        Secret::new(password.trim_end_matches('\0')),
     ))
 }
 
 /// The host of a server address, which clients write as `host`, `https://host` or `https://host/v1/`.
 fn server_host(address: &str) -> Option<String> {
-    let address = address.trim();
-    let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
-    let host = rest.split('/').next().unwrap_or_default();
-    match normal_host(host) {
-        host if host.is_empty() => None,
-        // References never say where Docker's registry really answers, credentials sometimes do.
-        host if host == "registry-1.docker.io" => Some("docker.io".to_owned()),
-        host => Some(host),
-    }
+    Place::parse(address).map(|place| place.host().to_owned())
 }
 
 #[cfg(test)]
@@ -211,5 +255,36 @@ mod test {
             .unwrap();
         assert!(bound.meant_for("docker.io", true));
         assert!(!bound.meant_for("quay.io", true));
+    }
+
+    #[test]
+    fn server_addresses_name_a_host_in_any_form() {
+        for address in [
+            "quay.io",
+            "QUAY.io/",
+            "https://quay.io",
+            "https://quay.io/v2/",
+            "quay.io/team",
+        ] {
+            let bound = Credentials::from_parts("u", "p", "", address, "", "")
+                .unwrap()
+                .unwrap();
+            assert!(bound.meant_for("quay.io", true), "{address}");
+            assert!(!bound.meant_for("quay.io:5000", true), "{address}");
+        }
+    }
+
+    #[test]
+    fn the_name_beside_an_identity_token_is_no_password() {
+        let credentials = Credentials::from_parts("u", "", "", "", "id", "")
+            .unwrap()
+            .unwrap();
+        assert_eq!(credentials.basic_authorization(), None);
+        let pair = credentials.basic_with_identity_token();
+        assert_eq!(pair, Some(Secret::new("Basic dTppZA==")));
+        // A user without a password is one that somebody may have.
+        let credentials = Credentials::basic("u", "");
+        let pair = credentials.basic_authorization();
+        assert_eq!(pair, Some(Secret::new("Basic dTo=")));
     }
 }

@@ -8,7 +8,7 @@ use state::StateError;
 use storage::StorageError;
 use thiserror::Error;
 
-use crate::credentials::CredentialsError;
+use crate::credentials::{CredentialsError, NodeCredentialsError};
 use crate::reference::{ReferenceError, clip};
 use crate::sources::SourcesError;
 
@@ -24,6 +24,9 @@ pub enum ImageError {
     /// The operator's files do not say whom to ask, or forbid it.
     #[error(transparent)]
     Sources(#[from] SourcesError),
+    /// The node's own credentials are unusable: for whoever looks after the node.
+    #[error(transparent)]
+    NodeCredentials(#[from] NodeCredentialsError),
     /// The registry answers, and has no such image.
     #[error("{reference} is not on {host}: {reason}")]
     NotFound {
@@ -179,6 +182,7 @@ impl ImageError {
             self,
             Self::NotFound { .. }
                 | Self::Unauthorized { .. }
+                | Self::NodeCredentials(_)
                 | Self::RegistryUnavailable { .. }
                 | Self::Corrupt { .. }
         )

@@ -7,7 +7,7 @@
 //! | module | what it owns |
 //! | --- | --- |
 //! | `reference` | names of images and their one normal form |
-//! | `credentials` | secrets that cannot be printed |
+//! | `credentials` | secrets that cannot be printed, and whose of them a pull uses |
 //! | `registry` | HTTP: tokens, redirects, retries, stalls, mirrors |
 //! | `sources` | whom to ask for a reference: mirrors, prohibitions, short names, proxies |
 //! | `manifest`, `image` | documents that registries hand out, read and refused |
@@ -39,8 +39,14 @@ mod sources;
 mod store;
 
 pub use archive::ArchiveFormat;
-pub use config::{ImageLimits, ImagesConfig, Platform, RegistryConfig, RegistrySettings, Timeouts};
-pub use credentials::{Credentials, CredentialsError};
+pub use config::{
+    ImageLimits, ImagesConfig, NodeCredentialsConfig, Platform, RegistryConfig, RegistrySettings,
+    Timeouts,
+};
+pub use credentials::{
+    AuthFileProblem, AuthFileState, Credentials, CredentialsError, HelperFault,
+    NodeCredentialsError,
+};
 pub use error::ImageError;
 pub use image::{Image, ImageRunConfig};
 pub use layers::ImageLease;

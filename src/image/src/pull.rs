@@ -20,7 +20,7 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use state::{Digest, ImageId};
 
 use crate::catalogue::names_of;
-use crate::credentials::Credentials;
+use crate::credentials::{Credentials, Keyring, Scope};
 use crate::error::ImageError;
 use crate::image::{Image, ParsedConfig};
 use crate::manifest::{self, Document, Manifest};
@@ -38,18 +38,21 @@ const MAX_INDEX_DEPTH: usize = 3;
 pub struct PullRequest {
     /// As a user writes it.
     pub reference: String,
-    /// What the registry is shown.
+    /// What the registry is shown. Without any, what files of the node have for the image; see `docs/credentials.md`.
     pub credentials: Option<Credentials>,
+    /// The Kubernetes namespace of the pod that wants the image.
+    pub namespace: Option<String>,
     /// When the caller gives up.
     pub deadline: Option<std::time::Instant>,
 }
 
 impl PullRequest {
-    /// An anonymous pull without a deadline.
+    /// A pull without credentials of its own, for no namespace and without a deadline.
     pub fn anonymous(reference: impl Into<String>) -> Self {
         Self {
             reference: reference.into(),
             credentials: None,
+            namespace: None,
             deadline: None,
         }
     }
@@ -59,20 +62,20 @@ impl PullRequest {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct PullKey {
     pub(crate) reference: String,
-    pub(crate) credentials: Option<Credentials>,
+    pub(crate) scope: Scope,
 }
 
 /// Does the work of a pull.
 pub(crate) async fn run(
     inner: Arc<Inner>,
     reference: Reference,
-    credentials: Option<Credentials>,
+    keyring: Keyring,
 ) -> Result<Arc<Image>, ImageError> {
     // Building a TLS client reads the system's certificates.
     let session = tokio::task::spawn_blocking({
         let inner = Arc::clone(&inner);
         let reference = reference.clone();
-        move || inner.registry.session(&reference, credentials.as_ref())
+        move || inner.registry.session(&reference, &keyring)
     })
     .await
     .map_err(|_| ImageError::interrupted(format!("the pull of {reference}")))??;

@@ -4,7 +4,7 @@
 //! - Content that is named by a digest is verified here before anyone sees it; layers, which stream, are verified by
 //!   whoever drains [`Download`].
 //! - Credentials go to the host they belong to and to its token server over TLS (or plain HTTP where the operator
-//!   configured it), never to mirrors or to where a redirect leads.
+//!   configured it), never to where a redirect leads, and to mirrors only those that files of the node have for them.
 //! - Every wait is bounded ([`crate::config::Timeouts`]), every body too, every retry counted.
 //! - Connections and TLS state live as long as some pull uses them: an idle node holds none.
 
@@ -14,7 +14,9 @@ mod endpoint;
 mod exchange;
 mod hosts;
 mod pace;
+mod patience;
 mod refusal;
+mod token;
 
 use std::sync::Arc;
 
@@ -25,7 +27,7 @@ use http::header::ACCEPT;
 use state::Digest;
 
 use crate::config::{ImagesConfig, RegistrySettings};
-use crate::credentials::Credentials;
+use crate::credentials::{Keyring, NodeCredentials};
 use crate::error::ImageError;
 use crate::hashing::Hasher;
 use crate::manifest::{self, Descriptor};
@@ -114,6 +116,7 @@ impl Registry {
         &self,
         text: &str,
         namespace: Option<String>,
+        credentials: &NodeCredentials,
     ) -> Result<Explanation, ImageError> {
         let settings = self.current.load_full();
         let meaning = self.sources.meaning(&settings.config, text)?;
@@ -124,8 +127,13 @@ impl Registry {
                 .sources
                 .plan(&settings.config, &settings.proxies, &reference)?
                 .plan;
+            let keyring = credentials.read(&reference, namespace.as_deref());
+            let shown = |host: &PlannedHost| {
+                let keyring = keyring.as_ref().map_err(Clone::clone)?;
+                keyring.source(&host.transport.authority, &host.repository)
+            };
             let errors = &self.sources.errors;
-            references.push(ExplainedReference::new(&reference, plan, errors));
+            references.push(ExplainedReference::new(&reference, plan, errors, shown));
         }
         Ok(Explanation {
             namespace,
@@ -139,7 +147,7 @@ impl Registry {
     pub(crate) fn session(
         &self,
         reference: &Reference,
-        credentials: Option<&Credentials>,
+        keyring: &Keyring,
     ) -> Result<Session, ImageError> {
         let settings = self.current.load_full();
         let found = self
@@ -160,10 +168,9 @@ impl Registry {
         let mut endpoints = Vec::with_capacity(found.plan.hosts.len());
         let mut unusable = None;
         for planned in asked {
-            let own = credentials
-                .filter(|c| c.meant_for(&planned.transport.authority, planned.origin))
-                .cloned();
-            match Endpoint::new(planned, own, &settings.hosts) {
+            let authority = &planned.transport.authority;
+            let login = keyring.login(authority, &planned.repository, planned.origin)?;
+            match Endpoint::new(planned, login, &settings.hosts) {
                 Ok(endpoint) => endpoints.push(endpoint),
                 // A mirror whose certificates cannot be read is as good as one that cannot be reached.
                 Err(error) => {

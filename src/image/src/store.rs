@@ -27,7 +27,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::catalogue::Catalogue;
 use crate::config::{ImagesConfig, RegistrySettings};
-use crate::credentials::Credentials;
+use crate::credentials::{Keyring, NodeCredentials};
 use crate::error::ImageError;
 use crate::flight::Flights;
 use crate::image::{Image, ImageRecord};
@@ -74,6 +74,7 @@ pub(crate) struct Inner {
     pub(crate) table: LayerTable,
     pub(crate) catalogue: ArcSwap<Catalogue>,
     pub(crate) registry: Registry,
+    pub(crate) credentials: NodeCredentials,
     pub(crate) layer_flights: Flights<ChainId, Result<Arc<Prepared>, ImageError>>,
     pub(crate) prepared: PreparedLayers,
     /// Node-wide room for layer downloads, given in the order of asking.
@@ -153,6 +154,7 @@ impl Images {
         );
         let inner = Arc::new(Inner {
             registry: Registry::new(Arc::clone(&config)),
+            credentials: NodeCredentials::new(&config),
             downloads: Semaphore::new(config.parallel_layers.max(1)),
             config,
             layers,
@@ -225,7 +227,7 @@ impl Images {
         };
         let mut last = None;
         for name in names {
-            match self.pull_one(name, request.credentials.clone()).await {
+            match self.pull_one(name, &request).await {
                 Err(error) if error.worth_another_host() => last = Some(error),
                 ended => return ended,
             }
@@ -236,17 +238,24 @@ impl Images {
     async fn pull_one(
         &self,
         reference: Reference,
-        credentials: Option<Credentials>,
+        request: &PullRequest,
     ) -> Result<Arc<Image>, ImageError> {
         let what = format!("the pull of {reference}");
+        let keyring = match request.credentials.clone() {
+            Some(credentials) => self.inner.credentials.given(credentials),
+            None => {
+                let namespace = request.namespace.clone();
+                self.inner.keyring(&reference, namespace).await?
+            }
+        };
         let key = PullKey {
             reference: reference.identity(),
-            credentials: credentials.clone(),
+            scope: keyring.scope(),
         };
         let ticket = self.inner.pulls.join(key, || {
             let inner = Arc::clone(&self.inner);
             async move {
-                let result = pull::run(Arc::clone(&inner), reference, credentials).await;
+                let result = pull::run(Arc::clone(&inner), reference, keyring).await;
                 inner.trim_memory();
                 result
             }
@@ -263,8 +272,9 @@ impl Images {
         namespace: Option<&str>,
     ) -> Result<Explanation, ImageError> {
         let (reference, namespace) = (reference.to_owned(), namespace.map(str::to_owned));
+        let inner = Arc::clone(&self.inner);
         self.blocking("the explanation of an image", move |registry| {
-            registry.explain(&reference, namespace)
+            registry.explain(&reference, namespace, &inner.credentials)
         })
         .await
     }
@@ -337,6 +347,22 @@ impl Images {
 }
 
 impl Inner {
+    /// The node's own credentials for a pull, for a namespace if there is one.
+    pub(crate) async fn keyring(
+        self: &Arc<Self>,
+        reference: &Reference,
+        namespace: Option<String>,
+    ) -> Result<Keyring, ImageError> {
+        let (inner, reference) = (Arc::clone(self), reference.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            inner.credentials.read(&reference, namespace.as_deref())
+        });
+        let keyring = read
+            .await
+            .map_err(|_| ImageError::interrupted("reading the node's credentials"))?;
+        Ok(keyring?)
+    }
+
     /// Makes a changed copy of the catalogue the current one. The caller holds the lock on the records.
     fn publish(&self, change: impl FnOnce(&mut Catalogue)) {
         let mut next = Catalogue::clone(&self.catalogue.load());

@@ -13,7 +13,8 @@ use std::{
 
 use engine::{Engine, EngineConfig, EngineError, Handler, Timeouts, selinux::SelinuxConfig};
 use image::{
-    ImageError, ImageLimits, Images, ImagesConfig, ProxyConfig, RegistryConfig, RegistrySettings,
+    ImageError, ImageLimits, Images, ImagesConfig, NodeCredentialsConfig, ProxyConfig,
+    RegistryConfig, RegistrySettings,
 };
 use network::{Network, NetworkConfig, NetworkError};
 use runtime::{FeatureSupport, RuntimeKind};
@@ -297,6 +298,15 @@ fn named_registries(config: &Config) -> BTreeMap<String, RegistryConfig> {
         .collect()
 }
 
+/// Where the node's credentials are, in the words of `image`.
+pub(crate) fn node_credentials(config: &Config) -> NodeCredentialsConfig {
+    NodeCredentialsConfig {
+        auth_file: config.image.auth_file.clone(),
+        namespaced_auth_dir: config.image.namespaced_auth_dir.clone(),
+        helper_dirs: Vec::new(),
+    }
+}
+
 fn images_config(config: &Config) -> ImagesConfig {
     let image = &config.image;
     let usize_of =
@@ -329,12 +339,14 @@ fn images_config(config: &Config) -> ImagesConfig {
             header: image.answer_timeout,
             stall: image.stall_timeout,
             stall_bytes_per_second: image.min_rate.0,
+            credential_helper: image.credential_helper_timeout,
             ..image::Timeouts::default()
         },
         attempts: image.attempts.get(),
         parallel_layers: usize_of(image.parallel_layers),
         parallel_layers_per_pull: usize_of(image.parallel_layers_per_pull),
         pinned: image.pinned.clone(),
+        credentials: node_credentials(config),
         ..ImagesConfig::new(&config.root)
     }
 }

@@ -4,6 +4,7 @@
 //! it needs a running server.
 
 mod cni;
+mod credentials;
 mod disk;
 mod finding;
 mod kernel;
@@ -64,6 +65,7 @@ async fn all(config: &Config) -> Vec<Finding> {
     findings.push(selinux::check(config));
     findings.extend(cni::check(config));
     findings.extend(streaming::check(config));
+    findings.extend(credentials::check(config));
     findings.extend(disk::check(config));
     findings
 }

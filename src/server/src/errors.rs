@@ -135,7 +135,7 @@ fn image_code(error: &ImageError) -> Code {
         ImageError::RegistryUnavailable { .. } => Code::Unknown,
         ImageError::Corrupt { .. } => Code::DataLoss,
         ImageError::TooLarge { .. } | ImageError::DiskFull { .. } => Code::ResourceExhausted,
-        ImageError::Unsupported { .. } => Code::FailedPrecondition,
+        ImageError::Unsupported { .. } | ImageError::NodeCredentials(_) => Code::FailedPrecondition,
         ImageError::Deadline { .. } => Code::DeadlineExceeded,
         ImageError::Interrupted { .. } => Code::Unavailable,
         ImageError::Storage { source, .. } => storage_code(source),

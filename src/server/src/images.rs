@@ -68,6 +68,7 @@ impl ImageService for Face {
         let pulled = self.images.pull(PullRequest {
             reference: name,
             credentials,
+            namespace: namespace(request.sandbox_config),
             deadline,
         });
         let image = pulled.await.map_err(|error| image_status(&error))?;
@@ -121,6 +122,12 @@ pub(crate) fn credentials(auth: &cri::AuthConfig) -> Result<Option<Credentials>,
         &auth.registry_token,
     )
     .map_err(|error| At::root("auth").refuse(error).into())
+}
+
+/// The Kubernetes namespace of the pod that wants an image, if the client tells. It is checked where it is used.
+fn namespace(sandbox: Option<cri::PodSandboxConfig>) -> Option<String> {
+    let namespace = sandbox?.metadata?.namespace;
+    (!namespace.is_empty()).then_some(namespace)
 }
 
 pub(crate) fn image_name(image: Option<cri::ImageSpec>) -> Result<String, Status> {

@@ -1,6 +1,6 @@
 //! Images: pulling by every kind of name, what is told of them, removal, and what layers become on disk.
 
-use std::time::Duration;
+use std::{os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use api::cri;
@@ -9,7 +9,7 @@ use pintle_test::{
     faults::{FaultyRegistry, Reply},
     images::{Image, Layer, Packing},
     node::{self, Setup},
-    registry, settle, world,
+    places, registry, settle, world,
 };
 use serde_json::json;
 use tonic::Code;
@@ -278,10 +278,7 @@ fn extended_attributes_reach_the_container() {
         node.image("tree:latest").await?;
         let config = node::container_of("tree:latest", "c", &["sh", "-c", node::SLEEP]);
         let id = node.start_container(&pod, &config).await?;
-        let file = format!(
-            "{}/containers/{id}/rootfs/tree/attribute",
-            pintle_test::places::RUN
-        );
+        let file = format!("{}/containers/{id}/rootfs/tree/attribute", places::RUN);
         let mut value = [0; 16];
         let length = rustix::fs::getxattr(&file, "user.colour", &mut value[..])?;
         ensure!(&value[..length] == b"blue", "{value:?}");
@@ -357,7 +354,7 @@ fn the_disk_usage_of_images_rises_with_a_pull_and_falls_with_a_removal() {
             ensure!(images.timestamp > 0, "no time");
             let place = images.fs_id.as_ref().context("no mount point")?;
             ensure!(
-                std::path::Path::new(&place.mountpoint).is_dir(),
+                Path::new(&place.mountpoint).is_dir(),
                 "{}",
                 place.mountpoint
             );
@@ -445,6 +442,84 @@ fn credentials_are_used_and_refusals_of_them_are_quick_and_clear() {
             !log.contains("very-secret-word"),
             "the password is in the log"
         );
+        Ok(())
+    });
+}
+
+#[test]
+fn a_namespace_pulls_with_the_credentials_of_its_file_and_no_other() {
+    // `user` and `secret`.
+    const HTPASSWD: &str = "user:$2b$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n";
+    const HOST: &str = "127.0.0.1:5002";
+    const AUTH: &str = "dXNlcjpzZWNyZXQ=";
+    const WRONG_AUTH: &str = "dXNlcjp3cm9uZw==";
+    let dir = Path::new(places::SCRATCH).join("auth.d");
+    let node_file = Path::new(places::SCRATCH).join("auth.json");
+    let setup = Setup::default().config(json!({ "image": {
+        "registries": { HOST: { "plain_http": true } },
+        "auth_file": node_file,
+        "namespaced_auth_dir": dir,
+    } }));
+    world!(setup, async |node| {
+        let _registry = registry::Registry::start_guarded(HOST, HTPASSWD).await?;
+        let entry = |key: &str, auth: &str| json!({ "auths": { key: { "auth": auth } } });
+        world::make_dirs(&dir)?;
+        let write = |name: &str, text: &[u8]| {
+            let path = dir.join(name);
+            world::write(&path, text)?;
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600))?;
+            anyhow::Ok(())
+        };
+        write("may.json", entry(HOST, AUTH).to_string().as_bytes())?;
+        write(
+            "elsewhere.json",
+            entry("r.example", AUTH).to_string().as_bytes(),
+        )?;
+        let broken = format!("{{\n \"auths\": {{ \"{HOST}\": \"{AUTH}\" }}\n}}");
+        write("broken.json", broken.as_bytes())?;
+        let image = format!("{HOST}/busybox:1");
+        let pull = async |auth, namespace| node.cri().pull_for(&image, auth, namespace).await;
+
+        let id = pull(None, Some("may")).await?;
+        ensure!(node.cri().image(&id).await?.is_some(), "not there");
+        // That the image is here by now lets nobody in.
+        for namespace in [
+            None,
+            Some("may-not"),
+            Some("elsewhere"),
+            Some("../auth.d/may"),
+        ] {
+            let message = refused(pull(None, namespace).await, Code::Unauthenticated)?;
+            ensure!(
+                message.contains("no credentials"),
+                "{namespace:?}: {message}"
+            );
+        }
+        let message = refused(pull(None, Some("broken")).await, Code::FailedPrecondition)?;
+        ensure!(
+            message.contains("broken.json, line 2") && !message.contains(AUTH),
+            "{message}"
+        );
+        // What the request brings counts, though it is wrong.
+        let wrong = cri::AuthConfig {
+            auth: WRONG_AUTH.to_owned(),
+            ..cri::AuthConfig::default()
+        };
+        refused(pull(Some(wrong), Some("may")).await, Code::Unauthenticated)?;
+
+        // The node's own file is for everybody who has nothing else.
+        world::write(&node_file, entry(HOST, AUTH).to_string())?;
+        ensure!(pull(None, Some("may-not")).await? == id, "another image");
+        write("may.json", entry(HOST, WRONG_AUTH).to_string().as_bytes())?;
+        let message = refused(pull(None, Some("may")).await, Code::Unauthenticated)?;
+        ensure!(message.contains("may.json"), "{message}");
+
+        let log = node.server_log();
+        for secret in [AUTH, WRONG_AUTH] {
+            ensure!(!log.contains(secret), "credentials are in the log");
+        }
+        let warnings = log.matches("mend it with `chown root:root`").count();
+        ensure!(warnings == 1, "{warnings} warnings of a readable file");
         Ok(())
     });
 }

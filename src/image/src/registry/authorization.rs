@@ -3,16 +3,22 @@
 //!
 //! A [`Gate`] belongs to one endpoint, one repository and one set of credentials, so a token cannot be used for
 //! anything else. The layers of a pull share it: one of them asks for a token, the others wait for that one.
+//!
+//! That a token has expired is what the registry says, by a 401 to the request that used it: then that request, and the
+//! others after it, get a new one. Nothing is concluded from the lifetimes that token servers announce: they leave them out,
+//! or count by another clock.
 
 use http::HeaderValue;
 use serde::Deserialize;
 use tokio::sync::Mutex;
 
-use crate::credentials::Credentials;
+use crate::credentials::{Credentials, Login, NodeCredentialsError, Secret};
 use crate::reference::clip;
 
 /// The longest answer of a token server.
 pub(crate) const MAX_TOKEN_ANSWER_BYTES: u64 = 256 * 1024;
+/// How many scopes of a challenge are looked at.
+const MAX_SCOPES: usize = 8;
 
 /// What an endpoint's 401 asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,123 +43,146 @@ pub(crate) enum TokenRequest {
     Post { form: Vec<(&'static str, Secret)> },
 }
 
-/// Text that is not printed.
-#[derive(PartialEq, Eq, Clone)]
-pub(crate) struct Secret(pub(crate) String);
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Secret")
-    }
-}
-
 /// The state of being let in at one endpoint.
 #[derive(Debug)]
 pub(crate) struct Gate {
     repository: String,
-    credentials: Option<Credentials>,
+    login: Login,
     /// The value that worked last. Held locked while a new one is fetched.
     pub(crate) authorization: Mutex<Option<HeaderValue>>,
 }
 
 impl Gate {
-    pub(crate) fn new(repository: &str, credentials: Option<Credentials>) -> Self {
+    pub(crate) fn new(repository: &str, login: Login) -> Self {
         Self {
             repository: repository.to_owned(),
-            credentials,
+            login,
             authorization: Mutex::new(None),
         }
     }
 
-    /// Whether the client gave anything to be let in with.
-    pub(crate) fn has_credentials(&self) -> bool {
-        self.credentials.is_some()
+    /// The credentials that this endpoint is shown. The first call may run a credential helper.
+    pub(crate) async fn credentials(&self) -> Result<Option<&Credentials>, NodeCredentialsError> {
+        self.login.credentials().await
     }
 
-    /// What to answer a challenge with when no token server is needed; `None` means that one is.
-    pub(crate) fn direct(
-        &self,
-        challenge: &Challenge,
-    ) -> Option<Result<HeaderValue, &'static str>> {
-        match challenge {
-            Challenge::Basic => Some(
-                self.credentials
-                    .as_ref()
-                    .and_then(Credentials::basic_authorization)
-                    .ok_or("it wants a user name and a password, and none were given")
-                    .and_then(|value| sensitive(&value)),
-            ),
-            Challenge::Bearer { .. } => self
-                .credentials
-                .as_ref()
-                .and_then(Credentials::registry_token)
-                .map(|token| sensitive(&format!("Bearer {token}"))),
-        }
+    /// What a refusal means for whoever can mend it.
+    pub(crate) fn hint(&self) -> String {
+        self.login.hint()
     }
 
-    /// The request that gets a token for this repository.
-    pub(crate) fn token_request(&self, service: Option<&str>, scope: Option<&str>) -> TokenRequest {
-        // Registries that leave the scope out of a challenge mean the repository that was asked for.
-        let scope = scope.map_or_else(
-            || format!("repository:{}:pull", self.repository),
-            str::to_owned,
-        );
-        if let Some((credentials, token)) = self
-            .credentials
-            .as_ref()
-            .and_then(|c| c.identity_token().map(|token| (c, token)))
-        {
-            let mut form = vec![
-                ("grant_type", Secret("refresh_token".to_owned())),
-                ("refresh_token", Secret(token.to_owned())),
-                ("client_id", Secret("pintle".to_owned())),
-                ("scope", Secret(scope)),
-            ];
-            if let Some(service) = service {
-                form.push(("service", Secret(service.to_owned())));
+    /// The scopes to ask a token for: reading this repository, and what else the challenge wants, of which only reading is
+    /// asked for. Registries behind a proxy know the repository under another name.
+    pub(crate) fn scopes(&self, challenged: Option<&str>) -> Vec<String> {
+        let mut scopes = vec![format!("repository:{}:pull", self.repository)];
+        let challenged = challenged.into_iter().flat_map(str::split_whitespace);
+        for scope in challenged.take(MAX_SCOPES) {
+            let scope = match scope.rsplit_once(':') {
+                Some((resource, _)) if scope.starts_with("repository:") => {
+                    format!("{resource}:pull")
+                }
+                _ => scope.to_owned(),
+            };
+            if !scopes.contains(&scope) {
+                scopes.push(scope);
             }
-            if !credentials.username().is_empty() {
-                form.push(("username", Secret(credentials.username().to_owned())));
-            }
-            return TokenRequest::Post { form };
         }
-        let mut query = vec![("scope", scope)];
-        if let Some(service) = service {
-            query.push(("service", service.to_owned()));
-        }
-        TokenRequest::Get {
-            query,
-            authorization: self
-                .credentials
-                .as_ref()
+        scopes
+    }
+}
+
+/// What to answer a challenge with when no token server is needed; `None` means that one is.
+pub(crate) fn direct(
+    challenge: &Challenge,
+    credentials: Option<&Credentials>,
+) -> Option<Result<HeaderValue, &'static str>> {
+    match challenge {
+        Challenge::Basic => Some(
+            credentials
                 .and_then(Credentials::basic_authorization)
-                .map(Secret),
-        }
+                .ok_or("it wants a user name and a password, and none were given")
+                .and_then(|value| sensitive(value.reveal())),
+        ),
+        Challenge::Bearer { .. } => credentials
+            .and_then(Credentials::registry_token)
+            .map(bearer),
+    }
+}
+
+/// The request that gets a token: POST for an identity token, GET for everybody else.
+pub(crate) fn token_request(
+    credentials: Option<&Credentials>,
+    service: Option<&str>,
+    scopes: &[String],
+) -> TokenRequest {
+    let identity = credentials.and_then(|c| c.identity_token().map(|token| (c, token)));
+    let Some((credentials, token)) = identity else {
+        return token_query(credentials, service, scopes);
+    };
+    let mut form = vec![
+        ("grant_type", Secret::new("refresh_token")),
+        ("refresh_token", token.clone()),
+        ("client_id", Secret::new("pintle")),
+        ("scope", Secret::new(scopes.join(" "))),
+    ];
+    if let Some(service) = service {
+        form.push(("service", Secret::new(service)));
+    }
+    if !credentials.username().is_empty() {
+        form.push(("username", credentials.username().clone()));
+    }
+    TokenRequest::Post { form }
+}
+
+/// The GET request for a token. Token servers from before OAuth2 take an identity token in the place of the password.
+pub(crate) fn token_query(
+    credentials: Option<&Credentials>,
+    service: Option<&str>,
+    scopes: &[String],
+) -> TokenRequest {
+    let mut query: Vec<_> = scopes
+        .iter()
+        .map(|scope| ("scope", scope.clone()))
+        .collect();
+    if let Some(service) = service {
+        query.push(("service", service.to_owned()));
+    }
+    TokenRequest::Get {
+        query,
+        authorization: credentials.and_then(|credentials| {
+            credentials
+                .basic_authorization()
+                .or_else(|| credentials.basic_with_identity_token())
+        }),
     }
 }
 
 #[derive(Deserialize)]
 struct TokenAnswer {
     #[serde(default)]
-    token: Option<String>,
+    token: Secret,
     #[serde(default)]
-    access_token: Option<String>,
+    access_token: Secret,
 }
 
 /// Reads a token server's answer.
 pub(crate) fn read_token(body: &[u8]) -> Result<HeaderValue, &'static str> {
     let answer: TokenAnswer =
         serde_json::from_slice(body).map_err(|_| "its token server's answer is not a token")?;
-    let token = answer
-        .token
-        .filter(|token| !token.is_empty())
-        .or(answer.access_token)
-        .filter(|token| !token.is_empty())
+    // Two names for one thing: servers from before OAuth2 know the first, and most send both.
+    let token = [answer.token, answer.access_token]
+        .into_iter()
+        .find(|token| !token.is_empty())
         .ok_or("its token server's answer holds no token")?;
-    sensitive(&format!("Bearer {token}"))
+    bearer(&token)
 }
 
-fn sensitive(value: &str) -> Result<HeaderValue, &'static str> {
+fn bearer(token: &Secret) -> Result<HeaderValue, &'static str> {
+    sensitive(Secret::new(format!("Bearer {}", token.reveal())).reveal())
+}
+
+/// A header's value that no log prints.
+pub(crate) fn sensitive(value: &str) -> Result<HeaderValue, &'static str> {
     let mut value = HeaderValue::from_str(value)
         .map_err(|_| "the credentials or token hold characters that cannot be sent")?;
     value.set_sensitive(true);

@@ -1,6 +1,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use proptest::prelude::*;
+use rstest::rstest;
 
 use super::*;
 
@@ -53,53 +54,112 @@ fn challenges_are_read() {
     assert_eq!(read(""), None);
 }
 
+fn of_parts(username: &str, password: &str, identity: &str, registry: &str) -> Credentials {
+    Credentials::from_parts(username, password, "", "", identity, registry)
+        .unwrap()
+        .unwrap()
+}
+
+fn scopes(names: &[&str]) -> Vec<String> {
+    names.iter().map(|&name| name.to_owned()).collect()
+}
+
 #[test]
 fn an_identity_token_is_posted() {
-    let credentials = Credentials::from_parts("u", "", "", "", "refresh-me", "")
-        .unwrap()
-        .unwrap();
-    let gate = Gate::new("team/app", Some(credentials));
-    let TokenRequest::Post { form } = gate.token_request(Some("s"), None) else {
+    let credentials = of_parts("u", "", "refresh-me", "");
+    let own = scopes(&["repository:team/app:pull", "aws"]);
+    let request = token_request(Some(&credentials), Some("s"), &own);
+    assert!(!format!("{request:?}").contains("refresh-me"));
+    let TokenRequest::Post { form } = request else {
         panic!("not a POST");
     };
     let get = |name| {
         form.iter()
             .find(|(key, _)| *key == name)
-            .map(|(_, value)| value.0.as_str())
+            .map(|(_, value)| value.reveal())
     };
     assert_eq!(get("grant_type"), Some("refresh_token"));
     assert_eq!(get("refresh_token"), Some("refresh-me"));
-    assert_eq!(get("scope"), Some("repository:team/app:pull"));
+    assert_eq!(get("scope"), Some("repository:team/app:pull aws"));
     assert_eq!(get("service"), Some("s"));
-    assert!(!format!("{:?}", gate.token_request(None, None)).contains("refresh-me"));
+    assert_eq!(get("username"), Some("u"));
+    assert_eq!(get("client_id"), Some("pintle"));
 }
 
-#[test]
-fn a_password_is_shown_to_the_token_server_only_as_a_header() {
-    let gate = Gate::new("a", Some(Credentials::basic("u", "p")));
-    let request = gate.token_request(None, Some("repository:a:pull"));
+#[rstest]
+#[case::password(of_parts("u", "p", "", ""), Some("Basic dTpw"))]
+#[case::identity_without_post(of_parts("u", "", "id", ""), Some("Basic dTppZA=="))]
+#[case::nameless_identity(of_parts("", "", "id", ""), Some("Basic Omlk"))]
+#[case::password_before_identity(of_parts("u", "p", "id", ""), Some("Basic dTpw"))]
+#[case::registry_token(of_parts("", "", "", "t"), None)]
+fn secrets_are_shown_to_the_token_server_only_as_a_header(
+    #[case] credentials: Credentials,
+    #[case] authorization: Option<&str>,
+) {
     assert_eq!(
-        request,
+        token_query(Some(&credentials), Some("s"), &scopes(&["x", "y"])),
         TokenRequest::Get {
-            query: vec![("scope", "repository:a:pull".into())],
-            authorization: Some(Secret("Basic dTpw".into())),
+            query: vec![
+                ("scope", "x".into()),
+                ("scope", "y".into()),
+                ("service", "s".into())
+            ],
+            authorization: authorization.map(Secret::new),
         }
     );
 }
 
 #[test]
+fn a_password_is_never_posted() {
+    let credentials = Credentials::basic("u", "p");
+    let request = token_request(Some(&credentials), None, &scopes(&["x"]));
+    assert!(matches!(request, TokenRequest::Get { .. }));
+    let anonymous = token_request(None, None, &scopes(&["x"]));
+    assert!(matches!(
+        anonymous,
+        TokenRequest::Get {
+            authorization: None,
+            ..
+        }
+    ));
+}
+
+#[rstest]
+#[case(None, &["repository:team/app:pull"])]
+#[case(Some(""), &["repository:team/app:pull"])]
+#[case(Some("repository:team/app:pull"), &["repository:team/app:pull"])]
+#[case(Some("repository:team/app:pull,push,delete"), &["repository:team/app:pull"])]
+#[case(Some("repository:team/app:*"), &["repository:team/app:pull"])]
+#[case(Some("repository:proxy/team/app:pull"), &["repository:team/app:pull", "repository:proxy/team/app:pull"])]
+#[case(Some("aws"), &["repository:team/app:pull", "aws"])]
+#[case(Some("repository:team/app:push aws  aws"), &["repository:team/app:pull", "aws"])]
+fn only_reading_is_asked_for(#[case] challenged: Option<&str>, #[case] expected: &[&str]) {
+    let gate = Gate::new("team/app", Login::anonymous());
+    assert_eq!(gate.scopes(challenged), expected);
+}
+
+#[test]
+fn scopes_are_bounded() {
+    let many: Vec<String> = (0..100).map(|n| format!("s{n}")).collect();
+    let gate = Gate::new("a", Login::anonymous());
+    assert_eq!(gate.scopes(Some(&many.join(" "))).len(), 1 + MAX_SCOPES);
+}
+
+#[test]
 fn a_registry_token_needs_no_token_server() {
-    let credentials = Credentials::from_parts("", "", "", "", "", "tok")
-        .unwrap()
-        .unwrap();
-    let gate = Gate::new("a", Some(credentials));
-    let value = gate
-        .direct(&bearer("https://x", None, None))
+    let credentials = of_parts("", "", "", "tok");
+    let value = direct(&bearer("https://x", None, None), Some(&credentials))
         .unwrap()
         .unwrap();
     assert_eq!(value.to_str().unwrap(), "Bearer tok");
     assert!(value.is_sensitive());
-    assert!(gate.direct(&Challenge::Basic).unwrap().is_err());
+    assert!(
+        direct(&Challenge::Basic, Some(&credentials))
+            .unwrap()
+            .is_err()
+    );
+    assert!(direct(&Challenge::Basic, None).unwrap().is_err());
+    assert!(direct(&bearer("https://x", None, None), None).is_none());
 }
 
 #[test]
@@ -107,6 +167,15 @@ fn token_answers() {
     assert_eq!(read_token(br#"{"token":"a"}"#).unwrap(), "Bearer a");
     assert_eq!(
         read_token(br#"{"token":"","access_token":"b"}"#).unwrap(),
+        "Bearer b"
+    );
+    // Both, as most servers send.
+    assert_eq!(
+        read_token(br#"{"token":"a","access_token":"b","expires_in":1,"issued_at":"x"}"#).unwrap(),
+        "Bearer a"
+    );
+    assert_eq!(
+        read_token(br#"{"token":null,"access_token":"b"}"#).unwrap(),
         "Bearer b"
     );
     assert!(read_token(b"{}").is_err());

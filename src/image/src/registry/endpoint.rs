@@ -6,7 +6,7 @@ use http::HeaderMap;
 use tokio::sync::OnceCell;
 
 use crate::config::ImagesConfig;
-use crate::credentials::Credentials;
+use crate::credentials::Login;
 use crate::error::ImageError;
 use crate::sources::PlannedHost;
 
@@ -35,7 +35,7 @@ pub(super) struct Endpoint {
 impl Endpoint {
     pub(super) fn new(
         planned: &PlannedHost,
-        credentials: Option<Credentials>,
+        login: Login,
         hosts: &Hosts,
     ) -> Result<Self, ImageError> {
         let plain = planned.plain.as_ref().map(|plain| hosts.get(plain));
@@ -43,7 +43,7 @@ impl Endpoint {
             host: hosts.get(&planned.transport)?,
             plain: plain.transpose()?,
             speaks_tls: OnceCell::new(),
-            gate: Gate::new(&planned.repository, credentials),
+            gate: Gate::new(&planned.repository, login),
             headers: planned.headers.iter().cloned().fold(
                 HeaderMap::new(),
                 |mut map, (name, value)| {

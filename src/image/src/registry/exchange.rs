@@ -2,11 +2,9 @@
 //! refusals that pass, refusals that do not.
 
 use std::error::Error;
-use std::time::Duration;
+use std::sync::Arc;
 
-use http::header::{
-    AUTHORIZATION, CONTENT_TYPE, HeaderName, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE,
-};
+use http::header::{AUTHORIZATION, HeaderName, LOCATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use reqwest::{Response, Url};
 
@@ -16,16 +14,13 @@ use crate::reference::{Reference, clip};
 use crate::sources::authority;
 
 use super::answer::{Answer, Document};
-use super::authorization::{
-    Challenge, Gate, MAX_TOKEN_ANSWER_BYTES, Secret, TokenRequest, read_challenges, read_token,
-};
+use super::authorization::{Gate, read_challenges};
 use super::hosts::{Host, Hosts};
+use super::patience::{Patience, Setback, retry_after};
 use super::refusal::refusal;
 
 /// How far a chain of redirects is followed.
 const MAX_REDIRECTS: usize = 5;
-/// The first wait before another attempt; it doubles.
-const FIRST_WAIT: Duration = Duration::from_millis(300);
 /// What is asked of an endpoint.
 #[derive(Debug)]
 pub(super) struct Request<'a> {
@@ -53,7 +48,7 @@ impl<'a> Request<'a> {
 pub(super) struct Exchange<'a> {
     pub(super) config: &'a ImagesConfig,
     pub(super) hosts: &'a Hosts,
-    pub(super) host: &'a Host,
+    pub(super) host: &'a Arc<Host>,
     /// What the operator wants this host to be sent with every request.
     pub(super) headers: &'a HeaderMap,
     pub(super) gate: &'a Gate,
@@ -64,42 +59,6 @@ pub(super) struct Exchange<'a> {
 struct Reply {
     response: Response,
     from_endpoint: bool,
-}
-
-/// What to do after a failed attempt.
-enum Setback {
-    /// Worth another attempt after a while, which the server may have told.
-    Passing(ImageError, Option<Duration>),
-    Final(ImageError),
-}
-
-/// The attempts that are left, and how long to wait between them.
-struct Patience<'a> {
-    config: &'a ImagesConfig,
-    attempt: u32,
-}
-
-impl<'a> Patience<'a> {
-    fn new(config: &'a ImagesConfig) -> Self {
-        Self { config, attempt: 1 }
-    }
-
-    /// Waits for the next attempt, or gives up with the error.
-    async fn wait_after(&mut self, setback: Setback, host: &Host) -> Result<(), ImageError> {
-        let (error, told) = match setback {
-            Setback::Final(error) => return Err(error),
-            Setback::Passing(error, told) => (error, told),
-        };
-        let longest = self.config.timeouts.retry_wait;
-        if self.attempt >= self.config.attempts || told.is_some_and(|told| told > longest) {
-            return Err(error);
-        }
-        let wait = told.unwrap_or(FIRST_WAIT * 2_u32.saturating_pow(self.attempt - 1));
-        tracing::debug!(%host, %error, attempt = self.attempt, "trying again");
-        tokio::time::sleep(wait.min(longest)).await;
-        self.attempt += 1;
-        Ok(())
-    }
 }
 
 impl Exchange<'_> {
@@ -175,119 +134,11 @@ impl Exchange<'_> {
         let Some(challenge) = challenge else {
             return self.judge(reply).await;
         };
-        let fresh = self.authorize(&challenge, known).await?;
+        let Some(fresh) = self.authorize(&challenge, known).await? else {
+            return self.judge(reply).await;
+        };
         let reply = self.follow(request, Some(&fresh)).await?;
         self.judge(reply).await
-    }
-
-    /// Gets an `Authorization` value other than `stale`; of several requests that need one, the first asks for it.
-    async fn authorize(
-        &self,
-        challenge: &Challenge,
-        stale: Option<HeaderValue>,
-    ) -> Result<HeaderValue, Setback> {
-        let mut known = self.gate.authorization.lock().await;
-        if let Some(value) = known
-            .as_ref()
-            .filter(|value| Some(*value) != stale.as_ref())
-        {
-            return Ok(value.clone());
-        }
-        let fresh = match (self.gate.direct(challenge), challenge) {
-            (Some(value), _) => value.map_err(|reason| self.denied(reason))?,
-            (
-                None,
-                Challenge::Bearer {
-                    realm,
-                    service,
-                    scope,
-                },
-            ) => {
-                let request = self
-                    .gate
-                    .token_request(service.as_deref(), scope.as_deref());
-                self.token(realm, request).await?
-            }
-            (None, Challenge::Basic) => return Err(self.denied("it wants a password")),
-        };
-        *known = Some(fresh.clone());
-        Ok(fresh)
-    }
-
-    /// Asks a token server.
-    async fn token(&self, realm: &str, request: TokenRequest) -> Result<HeaderValue, Setback> {
-        let unusable = |reason: String| Setback::Final(self.host.unavailable(reason));
-        let mut url = Url::parse(realm).map_err(|_| {
-            unusable(format!(
-                "its token server \"{}\" is no URL",
-                clip(realm, 100)
-            ))
-        })?;
-        let name =
-            authority(&url).ok_or_else(|| unusable("its token server has no host".to_owned()))?;
-        let is_endpoint = self.host.is_at(url.scheme(), &name);
-        let allowed = url.scheme() == "https"
-            || (url.scheme() == "http" && (is_endpoint || self.hosts.plain_http(&name)));
-        if !allowed {
-            return Err(unusable(format!(
-                "its token server {} is not on https; set plain_http for that host to allow it",
-                clip(&name, 100)
-            )));
-        }
-        let server = if is_endpoint {
-            None
-        } else {
-            let near = self.hosts.near(self.host, &name, url.scheme());
-            Some(near.map_err(Setback::Final)?)
-        };
-        let server = server.as_deref().unwrap_or(self.host);
-        let builder = match request {
-            TokenRequest::Get {
-                query,
-                authorization,
-            } => {
-                url.query_pairs_mut().extend_pairs(query);
-                let builder = server.client().get(url);
-                match authorization {
-                    Some(Secret(value)) => builder.header(AUTHORIZATION, value),
-                    None => builder,
-                }
-            }
-            TokenRequest::Post { form } => {
-                let mut body = Url::parse("form:").map_err(|_| unusable(String::new()))?;
-                body.query_pairs_mut().extend_pairs(
-                    form.iter()
-                        .map(|(key, Secret(value))| (*key, value.as_str())),
-                );
-                server
-                    .client()
-                    .post(url)
-                    .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
-                    .body(body.query().unwrap_or_default().to_owned())
-            }
-        };
-        let response = self.transmit(server, builder).await?;
-        let status = response.status();
-        if matches!(
-            status,
-            StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
-        ) {
-            let reason = refusal(response).await;
-            return Err(self.denied(&format!("its token server says {reason}")));
-        }
-        if !status.is_success() {
-            return Err(match self.judge_failure(response, server).await {
-                // What a token server does not have is not the image.
-                Setback::Final(error) => unusable(format!("its token server refuses: {error}")),
-                passing @ Setback::Passing(..) => passing,
-            });
-        }
-        let body = self
-            .answer(response, server)
-            .whole_body("the token", MAX_TOKEN_ANSWER_BYTES)
-            .await
-            .map_err(|error| Setback::Passing(error, None))?;
-        read_token(&body).map_err(|reason| unusable(reason.to_owned()))
     }
 
     /// Sends a request and follows redirects. The authorization goes to the endpoint and nowhere else.
@@ -306,7 +157,7 @@ impl Exchange<'_> {
         let mut elsewhere = None;
         for _ in 0..=MAX_REDIRECTS {
             let from_endpoint = url.origin() == home.origin();
-            let host = elsewhere.as_deref().unwrap_or(self.host);
+            let host = elsewhere.as_ref().unwrap_or(self.host);
             let mut builder = host.client().request(request.method.clone(), url.clone());
             for (name, value) in &request.headers {
                 builder = builder.header(name, *value);
@@ -363,7 +214,7 @@ impl Exchange<'_> {
     }
 
     /// Sends one request and waits for the headers of its answer.
-    async fn transmit(
+    pub(super) async fn transmit(
         &self,
         host: &Host,
         builder: reqwest::RequestBuilder,
@@ -413,17 +264,13 @@ impl Exchange<'_> {
         }
     }
 
-    fn answer(&self, response: Response, host: &Host) -> Answer {
+    pub(super) fn answer(&self, response: Response, host: &Host) -> Answer {
         Answer::new(response, host.to_string(), self.config.timeouts.clone())
     }
 
-    async fn judge_failure(&self, response: Response, host: &Host) -> Setback {
+    pub(super) async fn judge_failure(&self, response: Response, host: &Host) -> Setback {
         let status = response.status();
-        let told = response
-            .headers()
-            .get(RETRY_AFTER)
-            .and_then(|value| value.to_str().ok()?.trim().parse().ok())
-            .map(Duration::from_secs);
+        let told = retry_after(response.headers());
         let reason = refusal(response).await;
         match status {
             StatusCode::NOT_FOUND => Setback::Final(ImageError::NotFound {
@@ -447,16 +294,11 @@ impl Exchange<'_> {
         }
     }
 
-    fn denied(&self, reason: &str) -> Setback {
-        let hint = if self.gate.has_credentials() {
-            "the given credentials were not accepted"
-        } else {
-            "no credentials were given; the image may not exist or need some"
-        };
+    pub(super) fn denied(&self, reason: &str) -> Setback {
         Setback::Final(ImageError::Unauthorized {
             reference: self.reference.to_string(),
             host: self.host.to_string(),
-            reason: format!("{reason}; {hint}"),
+            reason: format!("{reason}; {}", self.gate.hint()),
         })
     }
 }

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use super::plan::{Plan, PlannedHost};
+use crate::credentials::NodeCredentialsError;
 use crate::reference::{Reference, clip};
 
 /// The most hosts whose last errors are remembered; the oldest error is forgotten first.
@@ -104,9 +105,18 @@ impl LastErrors {
 }
 
 impl ExplainedReference {
-    /// Tells a plan. Credentials and policy are for others to fill in.
-    pub(crate) fn new(reference: &Reference, plan: Plan, errors: &LastErrors) -> Self {
-        let explained = |host: &PlannedHost| explained(host, errors.of(host));
+    /// Tells a plan, and whose credentials each host is shown. The policy is for others to fill in.
+    pub(crate) fn new(
+        reference: &Reference,
+        plan: Plan,
+        errors: &LastErrors,
+        shown: impl Fn(&PlannedHost) -> Result<Option<String>, NodeCredentialsError>,
+    ) -> Self {
+        let explained = |host: &PlannedHost| ExplainedHost {
+            credentials: shown(host)
+                .unwrap_or_else(|error| Some(format!("none can be used: {error}"))),
+            ..explained(host, errors.of(host))
+        };
         Self {
             reference: reference.to_string(),
             blocked: plan.blocked,

@@ -14,6 +14,7 @@ mod bad_registry;
 mod disk_full;
 mod faulty;
 mod node;
+mod node_credentials;
 mod published;
 mod pulls;
 mod real_registry;

@@ -166,6 +166,14 @@ section! {
         @live proxy: Proxy = Proxy::default(),
         /// Images that garbage collection must spare, by reference.
         pinned: Vec<String> = Vec::new(),
+        /// Authentication file of the node, as podman (`auth.json`) and Docker (`config.json`) have it, for pulls that bring no
+        /// credentials. Read for every pull, and need not be there. Null: none.
+        auth_file: Option<PathBuf> = Some("/etc/pintle/auth.json".into()),
+        /// Directory of authentication files of Kubernetes namespaces, `NAMESPACE.json`. What they have for a registry comes
+        /// before what `auth_file` has. Null: none.
+        namespaced_auth_dir: Option<PathBuf> = Some("/etc/pintle/auth.d".into()),
+        /// How long a credential helper that `auth_file` names may take. 0 means for ever.
+        credential_helper_timeout: Duration = Duration::from_secs(30),
         /// Layers that are downloaded and unpacked at the same time, of all images together.
         parallel_layers: NonZeroU32 = at_least_one(6),
         /// How many of these one pull may have, so that a large image does not starve the others.
