@@ -89,10 +89,10 @@ impl<'t> Document<'t> {
     }
 
     fn place(&self, at: usize) -> Place {
-        let before = self.text.as_bytes().get(..at).unwrap_or_default();
+        let before = &self.text[..self.text.floor_char_boundary(at)];
         Place {
             file: Arc::clone(&self.file),
-            line: 1 + before.iter().filter(|byte| **byte == b'\n').count(),
+            line: 1 + before.matches('\n').count(),
         }
     }
 
@@ -193,7 +193,7 @@ impl<'d, 't> Section<'d, 't> {
             return Err(self.wrong(key, &value, "an array of texts"));
         };
         let mut texts = Vec::with_capacity(items.len());
-        for item in items.iter() {
+        for item in items {
             match item.get_ref() {
                 DeValue::String(text) => texts.push(self.at(text.to_string(), &item.span())),
                 _ => return Err(self.wrong(key, item, "an array of texts")),
@@ -224,7 +224,7 @@ impl<'d, 't> Section<'d, 't> {
                 groups.push(self.at(vec![text.to_string()], &value.span()));
             }
             DeValue::Array(items) => {
-                for item in items.iter() {
+                for item in items {
                     let group = match item.get_ref() {
                         DeValue::String(text) => vec![text.to_string()],
                         DeValue::Array(pair) if pair.len() == 2 => pair

@@ -68,7 +68,7 @@ impl Registries {
         ];
         let mut conf = RegistriesConf::default();
         let mut warnings = Vec::new();
-        let drop_ins = list(&folder, |name| name.ends_with(".conf"))?;
+        let drop_ins = list(&folder, &["conf"])?;
         stamps.extend(drop_ins.iter().map(|file| (file.clone(), Stamp::of(file))));
         for file in [path.to_owned()].into_iter().chain(drop_ins) {
             let Some(text) = read(&file)? else {
@@ -151,11 +151,7 @@ fn hosts(file: &Path, text: &str, warnings: &mut Vec<Warning>) -> Result<HostsFi
 /// `*.crt` are authorities; each `*.cert` is shown to the host, and has its key in the `*.key` of the same name.
 fn certificates(folder: &Path) -> Result<Tls, SourcesError> {
     let mut tls = Tls::default();
-    let files = list(folder, |name| {
-        [".crt", ".cert", ".key"]
-            .iter()
-            .any(|end| name.ends_with(end))
-    })?;
+    let files = list(folder, &["crt", "cert", "key"])?;
     let wrong = |file: &Path, reason: String| SourcesError::Wrong {
         place: file.display().to_string(),
         reason,
@@ -190,8 +186,8 @@ fn certificates(folder: &Path) -> Result<Tls, SourcesError> {
     Ok(tls)
 }
 
-/// The files of a folder whose names are wanted, in their order. A folder that is not there has none.
-fn list(folder: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>, SourcesError> {
+/// The files of a folder whose names end so, in their order. A folder that is not there has none.
+fn list(folder: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>, SourcesError> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if is_absent(&error) => return Ok(Vec::new()),
@@ -200,8 +196,10 @@ fn list(folder: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>, So
     let mut files = Vec::new();
     for entry in entries {
         let entry = entry.map_err(|error| unreadable(folder, error))?;
-        if entry.file_name().to_str().is_some_and(&wanted) {
-            files.push(entry.path());
+        let path = entry.path();
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        if extension.is_some_and(|extension| extensions.contains(&extension)) {
+            files.push(path);
         }
         if files.len() > MAX_FILES {
             return Err(SourcesError::Wrong {

@@ -264,7 +264,7 @@ proptest! {
     ) {
         let cut = cut.min(path.len());
         let name = format!("{host}/{}:tag", path.join("/"));
-        let prefix = [&[host.clone()], &path[..cut]].concat().join("/");
+        let prefix = [std::slice::from_ref(&host), &path[..cut]].concat().join("/");
         prop_assert_eq!(matched_bytes(&prefix, &name), Some(prefix.len()));
         // Half a component is none.
         let longer = format!("{prefix}x");
