@@ -128,14 +128,15 @@ fn runtime_code(error: &RuntimeError) -> Code {
 fn image_code(error: &ImageError) -> Code {
     match error {
         ImageError::BadReference(_) | ImageError::BadCredentials(_) => Code::InvalidArgument,
-        ImageError::Sources(_) => Code::FailedPrecondition,
         ImageError::NotFound { .. } | ImageError::NoSuchImage { .. } => Code::NotFound,
         ImageError::Unauthorized { .. } => Code::Unauthenticated,
         // Under any other code the word at the start of the message would not be at its start.
         ImageError::RegistryUnavailable { .. } => Code::Unknown,
         ImageError::Corrupt { .. } => Code::DataLoss,
         ImageError::TooLarge { .. } | ImageError::DiskFull { .. } => Code::ResourceExhausted,
-        ImageError::Unsupported { .. } | ImageError::NodeCredentials(_) => Code::FailedPrecondition,
+        ImageError::Sources(_)
+        | ImageError::Unsupported { .. }
+        | ImageError::NodeCredentials(_) => Code::FailedPrecondition,
         ImageError::Deadline { .. } => Code::DeadlineExceeded,
         ImageError::Interrupted { .. } => Code::Unavailable,
         ImageError::Storage { source, .. } => storage_code(source),

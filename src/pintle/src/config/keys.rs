@@ -163,7 +163,7 @@ section! {
             "/etc/docker/certs.d".into(),
         ],
         /// HTTP proxies on the way to registries.
-        @live proxy: Proxy = Proxy::default(),
+        @live proxy: Proxies = Proxies::default(),
         /// Images that garbage collection must spare, by reference.
         pinned: Vec<String> = Vec::new(),
         /// Authentication file of the node, as podman (`auth.json`) and Docker (`config.json`) have it, for pulls that bring no
@@ -206,7 +206,7 @@ section! {
 
 section! {
     /// HTTP proxies.
-    pub(crate) struct Proxy {
+    pub(crate) struct Proxies {
         /// The proxy for registries without TLS: `http://[user:password@]host:port`, `none`, or `environment` for what the
         /// server's environment says (HTTP_PROXY, ALL_PROXY). A password is not shown again.
         http: ProxyAddress = ProxyAddress::default(),
