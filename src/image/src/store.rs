@@ -241,12 +241,11 @@ impl Images {
         request: &PullRequest,
     ) -> Result<Arc<Image>, ImageError> {
         let what = format!("the pull of {reference}");
-        let keyring = match request.credentials.clone() {
-            Some(credentials) => self.inner.credentials.given(credentials),
-            None => {
-                let namespace = request.namespace.clone();
-                self.inner.keyring(&reference, namespace).await?
-            }
+        let keyring = if let Some(credentials) = request.credentials.clone() {
+            self.inner.credentials.given(credentials)
+        } else {
+            let namespace = request.namespace.clone();
+            self.inner.keyring(&reference, namespace).await?
         };
         let key = PullKey {
             reference: reference.identity(),
