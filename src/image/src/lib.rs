@@ -14,6 +14,7 @@
 //! | `flight` | one job however many ask, ended when nobody waits |
 //! | `layers` | which layer is needed by whom |
 //! | `catalogue` | names and ids, as a snapshot |
+//! | `pinned` | which images nobody may collect |
 //! | `archive` | images as files: import and export |
 //! | `store` | all of them together, and the database |
 //!
@@ -31,6 +32,7 @@ mod hashing;
 mod image;
 mod layers;
 mod manifest;
+mod pinned;
 mod pull;
 mod reference;
 mod registry;
@@ -42,6 +44,7 @@ pub use credentials::{Credentials, CredentialsError};
 pub use error::ImageError;
 pub use image::{Image, ImageRunConfig};
 pub use layers::ImageLease;
+pub use pinned::{BadPattern, PinnedImages};
 pub use pull::PullRequest;
 pub use reference::{Reference, ReferenceError, ReferenceFault, is_registry_host};
 pub use store::{FsUsage, Images};

@@ -31,6 +31,7 @@ use crate::error::ImageError;
 use crate::flight::Flights;
 use crate::image::{Image, ImageRecord};
 use crate::layers::{ImageLease, LayerTable, Pins};
+use crate::pinned::PinnedImages;
 use crate::pull::{self, Prepared, PreparedLayers, PullKey, PullRequest};
 use crate::reference::Reference;
 use crate::registry::Registry;
@@ -105,11 +106,6 @@ impl Images {
         layers: LayerStore,
     ) -> Result<Self, ImageError> {
         let config = Arc::new(config);
-        let pinned = config
-            .pinned
-            .iter()
-            .map(|name| Reference::parse(name).map(|reference| reference.identity()))
-            .collect::<Result<Vec<_>, _>>()?;
         let mut stale = Vec::new();
         let (present, gone): (Vec<_>, Vec<_>) = contents
             .layers
@@ -120,7 +116,7 @@ impl Images {
                 .map(|row| ImagesChange::DeleteLayer(row.chain)),
         );
         let table = LayerTable::new(present);
-        let mut catalogue = Catalogue::new(pinned);
+        let mut catalogue = Catalogue::new(config.pinned.clone());
         let mut records = Records::default();
         let mut names: HashMap<ImageId, Vec<String>> = HashMap::new();
         for (reference, id) in contents.references {
@@ -256,6 +252,12 @@ impl Images {
     /// Replaces the settings of all registries, for pulls that start from now on.
     pub fn set_registries(&self, registries: BTreeMap<String, RegistryConfig>) {
         self.inner.registry.set_registries(registries);
+    }
+
+    /// Replaces the names of images that nobody may collect, also for images that are here.
+    pub async fn set_pinned(&self, pinned: Vec<PinnedImages>) {
+        let _records = self.inner.records.lock().await;
+        self.inner.publish(|catalogue| catalogue.set_pinned(pinned));
     }
 
     /// What images take on the disk. Costs nothing.

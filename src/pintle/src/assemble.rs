@@ -12,7 +12,7 @@ use std::{
 };
 
 use engine::{Engine, EngineConfig, EngineError, Handler, Timeouts, selinux::SelinuxConfig};
-use image::{ImageError, ImageLimits, Images, ImagesConfig, RegistryConfig};
+use image::{ImageError, ImageLimits, Images, ImagesConfig, PinnedImages, RegistryConfig};
 use network::{Network, NetworkConfig, NetworkError};
 use runtime::{FeatureSupport, RuntimeKind};
 use rustix::process::Rlimit;
@@ -281,6 +281,12 @@ pub(crate) fn registries(config: &Config) -> BTreeMap<String, RegistryConfig> {
         .collect()
 }
 
+/// The names of images that nobody may collect, in the words of `image`.
+pub(crate) fn pinned(config: &Config) -> Vec<PinnedImages> {
+    let pinned = config.image.pinned.iter();
+    pinned.map(|pattern| pattern.0.clone()).collect()
+}
+
 fn images_config(config: &Config) -> ImagesConfig {
     let image = &config.image;
     let usize_of =
@@ -309,7 +315,7 @@ fn images_config(config: &Config) -> ImagesConfig {
         attempts: image.attempts.get(),
         parallel_layers: usize_of(image.parallel_layers),
         parallel_layers_per_pull: usize_of(image.parallel_layers_per_pull),
-        pinned: image.pinned.clone(),
+        pinned: pinned(config),
         ..ImagesConfig::new(&config.root)
     }
 }

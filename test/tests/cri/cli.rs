@@ -77,6 +77,38 @@ fn a_reload_takes_over_new_registries() {
 }
 
 #[test]
+fn a_reload_takes_over_pinned_images() {
+    world!(async |node| {
+        node.image("busybox:latest").await?;
+        let pinned = async || -> Result<Option<bool>> {
+            let image = node.cri().image(&registry::name("busybox:latest")).await?;
+            Ok(image.map(|image| image.pinned))
+        };
+        ensure!(pinned().await? == Some(false), "pinned by nobody");
+        let reload = |patterns: serde_json::Value| -> Result<()> {
+            node.configure(json!({ "image": { "pinned": patterns } }))?;
+            let pid = node.server_pid().context("no server")?;
+            node::signal(pid, rustix::process::Signal::HUP)
+        };
+        reload(json!(["*BusyBox*"]))?;
+        settle::until_true("it is pinned", async || Ok(pinned().await? == Some(true))).await?;
+        reload(json!(["registry.example/*"]))?;
+        settle::until_true("it is not pinned", async || {
+            Ok(pinned().await? == Some(false))
+        })
+        .await?;
+        // The kubelet spares what is pinned; who asks for its removal means it.
+        reload(json!(["*"]))?;
+        settle::until_true("it is pinned", async || Ok(pinned().await? == Some(true))).await?;
+        node.cri()
+            .remove_image(&registry::name("busybox:latest"))
+            .await?;
+        ensure!(pinned().await?.is_none(), "it is still there");
+        Ok(())
+    });
+}
+
+#[test]
 fn a_reload_takes_over_a_new_runtime() {
     world!(async |node| {
         let handlers = async || -> Result<Vec<String>> {

@@ -16,7 +16,7 @@ use tracing_subscriber::filter::Targets;
 
 use super::{
     node::Value,
-    scalars::{ByteSize, Limit, RegistryHost, Table, words},
+    scalars::{ByteSize, Limit, Pinned, RegistryHost, Table, words},
     setting::{Named, Scalar, scalar_settings, section},
 };
 
@@ -151,8 +151,9 @@ section! {
     pub(crate) struct Image {
         /// Registries by host, or host:port, that need more than HTTPS with a public certificate.
         @live registries: BTreeMap<String, Registry> = BTreeMap::new(),
-        /// Images that garbage collection must spare, by reference.
-        pinned: Vec<String> = Vec::new(),
+        /// Images that garbage collection must spare: a name (`registry.example/app:1`), the beginning of names
+        /// (`registry.example/*`), or a part of names (`*pause*`). RemoveImage removes them all the same.
+        @live pinned: Vec<Pinned> = Vec::new(),
         /// Layers that are downloaded and unpacked at the same time, of all images together.
         parallel_layers: NonZeroU32 = at_least_one(6),
         /// How many of these one pull may have, so that a large image does not starve the others.

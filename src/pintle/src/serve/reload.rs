@@ -19,7 +19,7 @@ pub(crate) struct Running<'a> {
     pub(crate) config: &'a mut Config,
     /// Takes another level.
     pub(crate) log: &'a Log,
-    /// Take other settings of registries.
+    /// Take other settings of registries, and other pinned images.
     pub(crate) images: &'a Images,
     /// Takes more runtimes.
     pub(crate) engine: &'a Engine,
@@ -78,6 +78,10 @@ impl Running<'_> {
         if config.image.registries != new.image.registries {
             self.images.set_registries(assemble::registries(new));
             config.image.registries.clone_from(&new.image.registries);
+        }
+        if config.image.pinned != new.image.pinned {
+            self.images.set_pinned(assemble::pinned(new)).await;
+            config.image.pinned.clone_from(&new.image.pinned);
         }
         // Also those that could not be used when they were looked at last: they may be installed by now.
         let mut additions = config.clone();
