@@ -19,11 +19,8 @@ use state::{ChainId, DiffId, LayerRow};
 use crate::{
     Compression, StorageError, UnpackLimits, Usage, adopt, export, pipeline, recipe,
     removal::{Trash, fresh_name},
-    unpack,
+    unpack, usage,
 };
-
-/// What a file system allots at a time.
-const BLOCK_BYTES: u64 = 4096;
 
 /// The store. Clones are one store.
 #[derive(Clone)]
@@ -66,10 +63,6 @@ impl Index {
 pub struct Unpacked {
     /// The digest of its tar. The caller compares it with the one it expected.
     pub diff: DiffId,
-    /// Bytes of disk space it takes.
-    pub size_bytes: u64,
-    /// Inodes it takes.
-    pub inodes: u64,
     implied: Vec<Vec<u8>>,
     dir: TempDir,
 }
@@ -210,17 +203,8 @@ impl LayerStore {
         let (filled, diff) = pipeline::run(reader, compression, limits, |tar| {
             unpack::unpack(tar, root, kept, file, limits)
         })?;
-        let mut usage = filled.usage;
-        let recipe = fs::metadata(&recipe).map_err(StorageError::io("look at", &recipe))?;
-        // The recipe itself, and the two directories around it.
-        usage += Usage {
-            bytes: recipe.len().next_multiple_of(BLOCK_BYTES) + 2 * BLOCK_BYTES,
-            inodes: 3,
-        };
         Ok(Unpacked {
             diff,
-            size_bytes: usage.bytes,
-            inodes: usage.inodes,
             implied: filled.implied,
             dir,
         })
@@ -354,22 +338,32 @@ impl Inner {
                     chain,
                     diff: unpacked.diff.clone(),
                     parent,
-                    size_bytes: unpacked.size_bytes,
-                    inodes: unpacked.inodes,
+                    size_bytes: 0,
+                    inodes: 0,
                 };
                 self.place(&unpacked, &row, &fresh)?;
                 fresh.push(row.clone());
                 rows.push(row);
                 Ok(())
             });
-        let synced = placed.and_then(|()| {
+        let measured = placed.and_then(|()| {
             if fresh.is_empty() {
-                Ok(())
-            } else {
-                self.sync()
+                return Ok(());
             }
+            self.sync()?;
+            // Only now has the file system decided where everything is, and what it takes beside the contents.
+            for row in &mut fresh {
+                let usage = self.measure_layer(&row.chain)?;
+                (row.size_bytes, row.inodes) = (usage.bytes, usage.inodes);
+            }
+            for row in &mut rows {
+                if let Some(measured) = fresh.iter().find(|fresh| fresh.chain == row.chain) {
+                    row.clone_from(measured);
+                }
+            }
+            Ok(())
         });
-        if let Err(error) = synced {
+        if let Err(error) = measured {
             for row in &fresh {
                 if let Err(error) = self.discard(&row.chain) {
                     // It has no row, so the next start sweeps it.
@@ -426,6 +420,13 @@ impl Inner {
             next = row.parent.as_ref();
         }
         Ok(dirs)
+    }
+
+    /// What a layer takes with its recipe, to the block.
+    fn measure_layer(&self, chain: &ChainId) -> Result<Usage, StorageError> {
+        let mut usage = usage::measure(&self.layer_dir(chain))?.usage;
+        usage += usage::measure(&self.recipe(chain))?.usage;
+        Ok(usage)
     }
 
     /// Writes everything to the disk: files, directories and the renames.

@@ -31,9 +31,6 @@ pub(crate) const OPAQUE_WHITEOUT: &[u8] = b".wh..wh..opq";
 /// What the names of aufs' own files begin with, which some old layers hold and which mean nothing.
 const AUFS_PREFIX: &[u8] = b".wh..wh.";
 
-/// How many bytes of zeros are worth a hole.
-const BLOCK_BYTES: u64 = 4096;
-
 /// From this size on, a file is on its way to the disk as soon as it is complete, so that the sync at the commit finds
 /// little left to do.
 const WRITEBACK_BYTES: u64 = 256 << 10;
@@ -195,7 +192,7 @@ impl<R: BufRead> Unpacker<'_, R> {
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = self
             .tree
-            .place(name, 0, "create the file", |parent| {
+            .place(name, "create the file", |parent| {
                 rustix::fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR)
             })
             .map_err(at)?;
@@ -206,7 +203,6 @@ impl<R: BufRead> Unpacker<'_, R> {
                 let stored = self.tar.stored_as(&path);
                 self.told(stored)?;
                 self.contents(member, &fd)?;
-                self.tree.count_bytes(member.size);
             }
             Some(extents) => self.extents(member, &fd, extents)?,
         }
@@ -268,7 +264,6 @@ impl<R: BufRead> Unpacker<'_, R> {
                 let taken = self.tar.consume_recorded(written);
                 self.told(taken)?;
             }
-            self.tree.count_bytes(extent.length + BLOCK_BYTES);
         }
         rustix::fs::ftruncate(fd, member.size).map_err(at)
     }
@@ -297,7 +292,7 @@ impl<R: BufRead> Unpacker<'_, R> {
             return Err(TreeError::Name("is a symbolic link to nothing"));
         }
         self.tree
-            .place(name, 0, "create the symbolic link", |parent| {
+            .place(name, "create the symbolic link", |parent| {
                 rustix::fs::symlinkat(target, parent, name)
             })?;
         self.unopened(member, name)
@@ -310,7 +305,7 @@ impl<R: BufRead> Unpacker<'_, R> {
         kind: FileType,
         device: u64,
     ) -> Result<(), TreeError> {
-        self.tree.place(name, 0, "create the node", |parent| {
+        self.tree.place(name, "create the node", |parent| {
             rustix::fs::mknodat(parent, name, kind, Mode::RUSR | Mode::WUSR, device)
         })?;
         self.unopened(member, name)?;

@@ -108,7 +108,7 @@ fn all_kinds_of_entries() {
         .node(EntryType::Fifo, "pipe", (0, 0), 0o2600)
         .end();
     let filled = place.unpack(&tar).unwrap();
-    assert_eq!(filled.usage.inodes, 8);
+    assert_eq!(filled.inodes, 8);
     assert!(filled.implied.is_empty());
 
     let passwd = place.look("etc/passwd");

@@ -85,7 +85,7 @@ fn a_reload_takes_over_pinned_images() {
             Ok(image.map(|image| image.pinned))
         };
         ensure!(pinned().await? == Some(false), "pinned by nobody");
-        let reload = |patterns: serde_json::Value| -> Result<()> {
+        let reload = |patterns: Value| -> Result<()> {
             node.configure(json!({ "image": { "pinned": patterns } }))?;
             let pid = node.server_pid().context("no server")?;
             node::signal(pid, rustix::process::Signal::HUP)
