@@ -1,10 +1,12 @@
-//! The service of the operator's commands: images as archives, in and out.
+//! The service of the operator's commands: images as archives, in and out; what else there is, is in [`crate::store`].
 //!
 //! Archives are passed through in pieces; neither direction holds more than a few of them.
 
 use api::admin::admin_server::Admin;
 use api::admin::{
-    ArchiveFormat, ExportImageRequest, ExportImageResponse, ImportImageRequest, ImportImageResponse,
+    ArchiveFormat, ExportImageRequest, ExportImageResponse, ImageDetails, ImportImageRequest,
+    ImportImageResponse, InspectImagesRequest, PruneImagesRequest, PruneImagesResponse,
+    VerifyImagesRequest, VerifyImagesResponse,
 };
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use tokio_util::io::{ReaderStream, StreamReader};
@@ -85,5 +87,29 @@ impl Admin for Face {
             Err(_) => Some(Err(Status::internal("a bug in pintle: see its log"))),
         });
         Ok(Response::new(data.chain(end).boxed()))
+    }
+    type InspectImagesStream = BoxStream<'static, Result<ImageDetails, Status>>;
+
+    async fn inspect_images(
+        &self,
+        request: Request<InspectImagesRequest>,
+    ) -> Result<Response<Self::InspectImagesStream>, Status> {
+        self.inspect(&request)
+    }
+
+    async fn prune_images(
+        &self,
+        request: Request<PruneImagesRequest>,
+    ) -> Result<Response<PruneImagesResponse>, Status> {
+        self.prune(*request.get_ref()).await
+    }
+
+    type VerifyImagesStream = BoxStream<'static, Result<VerifyImagesResponse, Status>>;
+
+    async fn verify_images(
+        &self,
+        request: Request<VerifyImagesRequest>,
+    ) -> Result<Response<Self::VerifyImagesStream>, Status> {
+        self.verify(&request)
     }
 }

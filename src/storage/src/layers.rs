@@ -19,7 +19,9 @@ use state::{ChainId, DiffId, LayerRow};
 use crate::{
     Compression, StorageError, UnpackLimits, Usage, adopt, export, pipeline, recipe,
     removal::{Trash, fresh_name},
-    unpack, usage,
+    replace::{self, Replaced},
+    unpack::{self, Contents},
+    usage,
 };
 
 /// The store. Clones are one store.
@@ -33,17 +35,17 @@ pub(crate) struct Inner {
     pub(crate) trash: Trash,
     index: Mutex<Index>,
     /// Held while layers are committed, so that two pulls that share a layer do not both put it in its place.
-    committing: Mutex<()>,
+    pub(crate) committing: Mutex<()>,
 }
 
 #[derive(Default)]
-struct Index {
-    rows: HashMap<ChainId, LayerRow>,
+pub(crate) struct Index {
+    pub(crate) rows: HashMap<ChainId, LayerRow>,
     usage: Usage,
 }
 
 impl Index {
-    fn insert(&mut self, row: LayerRow) {
+    pub(crate) fn insert(&mut self, row: LayerRow) {
         self.usage += Usage {
             bytes: row.size_bytes,
             inodes: row.inodes,
@@ -51,7 +53,7 @@ impl Index {
         self.rows.insert(row.chain.clone(), row);
     }
 
-    fn remove(&mut self, chain: &ChainId) -> Option<LayerRow> {
+    pub(crate) fn remove(&mut self, chain: &ChainId) -> Option<LayerRow> {
         let row = self.rows.remove(chain)?;
         self.usage.bytes = self.usage.bytes.saturating_sub(row.size_bytes);
         self.usage.inodes = self.usage.inodes.saturating_sub(row.inodes);
@@ -63,8 +65,8 @@ impl Index {
 pub struct Unpacked {
     /// The digest of its tar. The caller compares it with the one it expected.
     pub diff: DiffId,
-    implied: Vec<Vec<u8>>,
-    dir: TempDir,
+    pub(crate) implied: Vec<Vec<u8>>,
+    pub(crate) dir: TempDir,
 }
 
 impl fmt::Debug for Unpacked {
@@ -79,17 +81,21 @@ impl fmt::Debug for Unpacked {
 }
 
 /// A directory in `tmp/` that is deleted when this is dropped.
-struct TempDir {
+pub(crate) struct TempDir {
     path: PathBuf,
     trash: Trash,
 }
 
 impl TempDir {
-    fn layer(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn layer(&self) -> PathBuf {
         self.path.join("layer")
     }
 
-    fn recipe(&self) -> PathBuf {
+    pub(crate) fn recipe(&self) -> PathBuf {
         self.path.join("recipe")
     }
 }
@@ -100,7 +106,7 @@ impl Drop for TempDir {
     }
 }
 
-fn make_dir(path: &Path) -> Result<(), StorageError> {
+pub(crate) fn make_dir(path: &Path) -> Result<(), StorageError> {
     fs::create_dir_all(path).map_err(StorageError::io("create", path))
 }
 
@@ -118,6 +124,7 @@ impl LayerStore {
             "layers",
             "recipes",
             "containers",
+            "retired",
             "tmp",
             "empty/0",
             "empty/1",
@@ -186,10 +193,7 @@ impl LayerStore {
         compression: Compression,
         limits: &UnpackLimits,
     ) -> Result<Unpacked, StorageError> {
-        let dir = TempDir {
-            path: self.inner.root.join("tmp").join(fresh_name("layer")),
-            trash: self.inner.trash.clone(),
-        };
+        let dir = self.inner.temp_dir("layer");
         let layer = dir.layer();
         make_dir(&layer)?;
         fs::set_permissions(&layer, Permissions::from_mode(0o755))
@@ -201,7 +205,7 @@ impl LayerStore {
         let recipe = recipe::file_in(&dir.recipe());
         let file = File::create_new(&recipe).map_err(StorageError::io("create", &recipe))?;
         let (filled, diff) = pipeline::run(reader, compression, limits, |tar| {
-            unpack::unpack(tar, root, kept, file, limits)
+            unpack::unpack(tar, root, kept, file, Contents::Whole, limits)
         })?;
         Ok(Unpacked {
             diff,
@@ -219,6 +223,21 @@ impl LayerStore {
         layers: Vec<(Unpacked, ChainId, Option<ChainId>)>,
     ) -> Result<Vec<LayerRow>, StorageError> {
         self.inner.commit(layers)
+    }
+
+    /// Puts a newly unpacked layer in the place of one that is in the store, as of now and for good: see [`replace`].
+    pub fn replace(&self, unpacked: &Unpacked, chain: &ChainId) -> Result<Replaced, StorageError> {
+        replace::replace(&self.inner, unpacked, chain)
+    }
+
+    /// The directories that were replaced and are still there, with the layers that they were. For the start of a server.
+    pub fn retired(&self) -> Result<Vec<(ChainId, PathBuf)>, StorageError> {
+        replace::retired(&self.inner)
+    }
+
+    /// Deletes a replaced directory, in the background. The caller knows that no container has it mounted.
+    pub fn release(&self, retired: &Path) -> Result<(), StorageError> {
+        self.inner.trash.put(retired)
     }
 
     /// Takes a layer out of the store. It is gone at once, and deleted in the background. One that is not there is fine.
@@ -265,16 +284,24 @@ impl fmt::Debug for LayerStore {
 }
 
 impl Inner {
-    fn index(&self) -> MutexGuard<'_, Index> {
+    pub(crate) fn index(&self) -> MutexGuard<'_, Index> {
         // Nothing panics while it is half changed.
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn layer_dir(&self, chain: &ChainId) -> PathBuf {
+    /// A name in `tmp/`; what is made there goes with the value.
+    pub(crate) fn temp_dir(&self, prefix: &str) -> TempDir {
+        TempDir {
+            path: self.root.join("tmp").join(fresh_name(prefix)),
+            trash: self.trash.clone(),
+        }
+    }
+
+    pub(crate) fn layer_dir(&self, chain: &ChainId) -> PathBuf {
         self.root.join("layers").join(chain.hex())
     }
 
-    fn recipe(&self, chain: &ChainId) -> PathBuf {
+    pub(crate) fn recipe(&self, chain: &ChainId) -> PathBuf {
         self.root.join("recipes").join(chain.hex())
     }
 
@@ -397,6 +424,14 @@ impl Inner {
         fs::rename(&layer, &place).map_err(StorageError::io("move into place", &place))
     }
 
+    /// The directories of a layer in the store and all layers below it, topmost first.
+    pub(crate) fn dirs_down_from(
+        &self,
+        top: Option<&ChainId>,
+    ) -> Result<Vec<PathBuf>, StorageError> {
+        self.parents(top, &[])
+    }
+
     /// The directories of a layer and all layers below it, topmost first.
     fn parents(
         &self,
@@ -423,14 +458,14 @@ impl Inner {
     }
 
     /// What a layer takes with its recipe, to the block.
-    fn measure_layer(&self, chain: &ChainId) -> Result<Usage, StorageError> {
+    pub(crate) fn measure_layer(&self, chain: &ChainId) -> Result<Usage, StorageError> {
         let mut usage = usage::measure(&self.layer_dir(chain))?.usage;
         usage += usage::measure(&self.recipe(chain))?.usage;
         Ok(usage)
     }
 
     /// Writes everything to the disk: files, directories and the renames.
-    fn sync(&self) -> Result<(), StorageError> {
+    pub(crate) fn sync(&self) -> Result<(), StorageError> {
         let root = open_dir(&self.root)?;
         rustix::fs::syncfs(root).map_err(StorageError::io("sync the file system of", &self.root))
     }

@@ -356,6 +356,7 @@ impl Tree {
         self.leave_to(0)?;
         settle(&mut self.root)?;
         Ok(Filled {
+            #[cfg(test)]
             inodes: self.inodes,
             implied: self.implied.into_iter().collect(),
         })
@@ -464,6 +465,7 @@ impl Tree {
 /// What became of a tree.
 pub(crate) struct Filled {
     /// How many there are of files, directories and so on.
+    #[cfg(test)]
     pub(crate) inodes: u64,
     /// Directories that names implied but no entry made, in the order of their names. The root is the empty name.
     pub(crate) implied: Vec<Vec<u8>>,

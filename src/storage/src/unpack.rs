@@ -35,6 +35,15 @@ const AUFS_PREFIX: &[u8] = b".wh..wh.";
 /// little left to do.
 const WRITEBACK_BYTES: u64 = 256 << 10;
 
+/// What is made of files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Contents {
+    /// Files as they are in the archive.
+    Whole,
+    /// Files of the same size with nothing in them but a hole.
+    Hollow,
+}
+
 /// Unpacks a tar into the empty directory `root`, and writes to `recipe` what is needed to write the tar again. Files that
 /// are replaced by later entries are moved to the directory `kept`.
 pub(crate) fn unpack(
@@ -42,6 +51,7 @@ pub(crate) fn unpack(
     root: OwnedFd,
     kept: OwnedFd,
     recipe: File,
+    contents: Contents,
     limits: &UnpackLimits,
 ) -> Result<Filled, StorageError> {
     let recorder =
@@ -50,6 +60,7 @@ pub(crate) fn unpack(
         tar: TarReader::new(input, limits, recorder),
         tree: Tree::new(root, kept, limits),
         limits,
+        contents,
         file_bytes: 0,
     };
     loop {
@@ -85,6 +96,7 @@ struct Unpacker<'a, R> {
     tar: TarReader<R>,
     tree: Tree,
     limits: &'a UnpackLimits,
+    contents: Contents,
     /// Sizes of all files so far, holes included.
     file_bytes: u64,
 }
@@ -197,6 +209,11 @@ impl<R: BufRead> Unpacker<'_, R> {
             })
             .map_err(at)?;
         match extents {
+            _ if self.contents == Contents::Hollow => {
+                self.pass_over()?;
+                rustix::fs::ftruncate(&fd, member.size)
+                    .map_err(|errno| at(doing("set the size")(errno)))?;
+            }
             None => {
                 self.note_replaced()?;
                 let path = self.tree.path_of(name);
@@ -211,7 +228,7 @@ impl<R: BufRead> Unpacker<'_, R> {
         rustix::fs::futimens(&fd, &tree::timestamps_of(member.modified))
             .map_err(doing("set the times"))
             .map_err(at)?;
-        if member.size >= WRITEBACK_BYTES {
+        if member.size >= WRITEBACK_BYTES && self.contents == Contents::Whole {
             sys::fs::start_writeback(&fd);
         }
         Ok(())
@@ -234,6 +251,19 @@ impl<R: BufRead> Unpacker<'_, R> {
                 Err(errno) => return Err(doing("write the file")(errno).of(&member.name)),
             };
             self.tar.consume(written);
+        }
+    }
+
+    /// Leaves a file's contents aside.
+    fn pass_over(&mut self) -> Result<(), StorageError> {
+        loop {
+            let entries = self.tar.entries();
+            let contents = self.tar.contents();
+            let count = contents.map_err(|error| tar_failed(entries, error))?.len();
+            if count == 0 {
+                return Ok(());
+            }
+            self.tar.consume(count);
         }
     }
 

@@ -46,7 +46,14 @@ impl Place {
     fn unpack_limited(&self, tar: &[u8], limits: &UnpackLimits) -> Result<Filled, StorageError> {
         let open = |name: &str| OwnedFd::from(File::open(self.dir.path().join(name)).unwrap());
         let recipe = File::create(self.dir.path().join("recipe")).unwrap();
-        let result = unpack(tar, open("layer"), open("kept"), recipe, limits);
+        let result = unpack(
+            tar,
+            open("layer"),
+            open("kept"),
+            recipe,
+            Contents::Whole,
+            limits,
+        );
         let secret = self.dir.path().join("secret");
         assert_eq!(fs::read_to_string(&secret).unwrap(), SECRET);
         assert_eq!(fs::metadata(&secret).unwrap().nlink(), 1);

@@ -5,6 +5,7 @@
 //! async caller runs them on a thread for blocking work; [`host_path`] never hangs. Nothing here keeps state but the count
 //! of children that [`host_path`] could not end, and nothing logs.
 
+pub mod background;
 pub mod cgroup;
 pub mod cgroup_files;
 mod child;

@@ -49,6 +49,7 @@ impl Inner {
         if !self.swept.load(Ordering::SeqCst) {
             return Ok(());
         }
+        self.release_retired().await;
         let rows = self.table.take_unused();
         if rows.is_empty() {
             return Ok(());
@@ -65,6 +66,21 @@ impl Inner {
             self.remove_layer(&row.chain).await;
         }
         Ok(())
+    }
+
+    /// Removes directories that were replaced and that no container has mounted any more.
+    async fn release_retired(&self) {
+        for retired in self.table.take_unleased() {
+            let layers = self.layers.clone();
+            let released = tokio::task::spawn_blocking(move || {
+                if let Err(error) = layers.release(&retired) {
+                    tracing::warn!(%error, "a replaced layer stays on the disk until the next start");
+                }
+            });
+            if released.await.is_err() {
+                tracing::warn!("the removal of a replaced layer was interrupted");
+            }
+        }
     }
 
     /// A layer that will not go is left to the next start, which finds it without a row.
