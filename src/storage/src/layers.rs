@@ -15,6 +15,7 @@ use std::{
 
 use rustix::fs::{CWD, Mode, OFlags};
 use state::{ChainId, DiffId, LayerRow};
+use sys::fault::{self, FaultPoint};
 
 use crate::{
     Compression, StorageError, UnpackLimits, Usage, adopt, export, pipeline, recipe,
@@ -198,6 +199,7 @@ impl LayerStore {
         make_dir(&layer)?;
         fs::set_permissions(&layer, Permissions::from_mode(0o755))
             .map_err(StorageError::io("set the permissions of", &layer))?;
+        fault::reach(FaultPoint::UnpackBegun);
         let root = open_dir(&layer)?;
         let kept = recipe::kept_in(&dir.recipe());
         make_dir(&kept)?;
@@ -207,6 +209,7 @@ impl LayerStore {
         let (filled, diff) = pipeline::run(reader, compression, limits, |tar| {
             unpack::unpack(tar, root, kept, file, Contents::Whole, limits)
         })?;
+        fault::reach(FaultPoint::UnpackEnded);
         Ok(Unpacked {
             diff,
             implied: filled.implied,
@@ -244,7 +247,11 @@ impl LayerStore {
     /// The caller knows that nothing uses it.
     pub fn remove(&self, chain: &ChainId) -> Result<(), StorageError> {
         self.inner.index().remove(chain);
-        self.inner.discard(chain)
+        self.inner.trash.put(&self.inner.recipe(chain))?;
+        fault::reach(FaultPoint::RecipeDiscarded);
+        self.inner.trash.put(&self.inner.layer_dir(chain))?;
+        fault::reach(FaultPoint::LayerDiscarded);
+        Ok(())
     }
 
     /// Writes a layer's tar, uncompressed, bit for bit as it was, and returns the digest of what was written: the layer's
@@ -378,6 +385,7 @@ impl Inner {
                 return Ok(());
             }
             self.sync()?;
+            fault::reach(FaultPoint::LayersSynced);
             // Only now has the file system decided where everything is, and what it takes beside the contents.
             for row in &mut fresh {
                 let usage = self.measure_layer(&row.chain)?;
@@ -421,7 +429,10 @@ impl Inner {
         self.discard(&row.chain)?;
         let (from, to) = (unpacked.dir.recipe(), self.recipe(&row.chain));
         fs::rename(&from, &to).map_err(StorageError::io("move into place", &to))?;
-        fs::rename(&layer, &place).map_err(StorageError::io("move into place", &place))
+        fault::reach(FaultPoint::RecipePlaced);
+        fs::rename(&layer, &place).map_err(StorageError::io("move into place", &place))?;
+        fault::reach(FaultPoint::LayerPlaced);
+        Ok(())
     }
 
     /// The directories of a layer in the store and all layers below it, topmost first.

@@ -21,6 +21,7 @@ use rustix::{
     io::Errno,
 };
 use state::{ChainId, LayerRow};
+use sys::fault::{self, FaultPoint};
 
 use crate::{StorageError, Unpacked, adopt, layers::Inner, removal::fresh_name};
 
@@ -57,15 +58,19 @@ pub(crate) fn replace(
     adopt::adopt(&layer, &unpacked.implied, &parents)?;
     let retired = inner.root.join(DIRECTORY).join(fresh_name(chain.hex()));
     fs::rename(&layer, &retired).map_err(StorageError::io("move into place", &retired))?;
-    let exchanged = inner
-        .sync()
-        .and_then(|()| exchange(&retired, &inner.layer_dir(chain)));
+    fault::reach(FaultPoint::RepairMoved);
+    let exchanged = inner.sync().and_then(|()| {
+        fault::reach(FaultPoint::RepairSynced);
+        exchange(&retired, &inner.layer_dir(chain))
+    });
     if let Err(error) = exchanged {
         inner.trash.put(&retired)?;
         return Err(error);
     }
     // From here on containers may have the one that was moved. Should the rest fail, the next start finds it.
+    fault::reach(FaultPoint::RepairExchanged);
     exchange(&unpacked.dir.recipe(), &inner.recipe(chain))?;
+    fault::reach(FaultPoint::RecipeExchanged);
     inner.sync()?;
     let usage = inner.measure_layer(chain)?;
     (row.size_bytes, row.inodes) = (usage.bytes, usage.inodes);

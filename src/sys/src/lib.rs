@@ -10,6 +10,7 @@ pub mod cgroup;
 pub mod cgroup_files;
 mod child;
 mod error;
+pub mod fault;
 pub mod file_handle;
 pub mod fs;
 pub mod host_path;

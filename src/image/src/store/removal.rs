@@ -4,6 +4,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use state::{ChainId, ImagesChange};
+use sys::fault::{self, FaultPoint};
 
 use crate::error::ImageError;
 
@@ -24,7 +25,9 @@ impl Inner {
                 .cloned()
                 .map(ImagesChange::DeleteReference),
         );
+        fault::reach(FaultPoint::RemovalBegun);
         self.db.write(changes).await?;
+        fault::reach(FaultPoint::RemovalRecorded);
         self.publish(|catalogue| catalogue.remove(id));
         records.pins.remove(id);
         self.reap(&mut records).await
@@ -62,6 +65,7 @@ impl Inner {
             self.table.put_back(rows);
             return Err(error.into());
         }
+        fault::reach(FaultPoint::LayersForgotten);
         for row in &rows {
             self.remove_layer(&row.chain).await;
         }

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use state::{ChainId, ImagesChange, LayerRow};
 use storage::StorageError;
+use sys::fault::{self, FaultPoint};
 use tokio::sync::mpsc::Sender;
 
 use crate::error::ImageError;
@@ -226,6 +227,7 @@ impl Inner {
             .await
             .map_err(|_| ImageError::interrupted(&what))?
             .map_err(|error: StorageError| ImageError::storage(&what, error))?;
+        fault::reach(FaultPoint::RepairUnrecorded);
         // Before anything else can fail: leases from now on have the new directory.
         self.table.retire(&replaced.row.chain, replaced.retired);
         self.table.put_back([replaced.row.clone()]);

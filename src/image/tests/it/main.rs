@@ -12,6 +12,7 @@ mod authentication;
 mod bad_documents;
 mod bad_registry;
 mod disk_full;
+mod faults;
 mod faulty;
 mod node;
 mod prune;

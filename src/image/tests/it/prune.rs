@@ -121,7 +121,7 @@ async fn images_without_a_name_are_pruned_without_asking_for_all() {
 }
 
 /// As `docker save` writes it: no manifest, so no name by digest is left when the tag goes to another.
-fn docker_archive(image: &Published, tag: &str) -> Vec<u8> {
+pub(crate) fn docker_archive(image: &Published, tag: &str) -> Vec<u8> {
     let layers: Vec<String> = (0..image.tars.len()).map(|n| format!("{n}.tar")).collect();
     let manifest = serde_json::json!([
         {"Config": "config.json", "RepoTags": [tag], "Layers": layers}
