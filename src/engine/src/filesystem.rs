@@ -133,13 +133,9 @@ impl Node {
             };
             volumes.push(image);
         }
-        let mut layers = own.layers.clone();
-        for image in volumes.iter().flatten() {
-            layers.extend(image.layers.iter().cloned());
-        }
-        layers.sort();
-        layers.dedup();
-        let lease = self.images.lease_layers(&layers).ok_or_else(missing)?;
+        let mut all: Vec<&Image> = vec![&own];
+        all.extend(volumes.iter().flatten().map(Arc::as_ref));
+        let lease = self.images.lease_images(&all).ok_or_else(missing)?;
         Ok((Images { own, volumes }, lease))
     }
 

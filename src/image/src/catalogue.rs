@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 use state::{Digest, ImageId};
 
 use crate::image::{Image, ImageRecord};
+use crate::pinned::PinnedImages;
 use crate::reference::Reference;
 
 /// The shortest piece of an id that names an image, in digits; shorter ones are always names.
@@ -21,17 +22,36 @@ pub(crate) struct Catalogue {
     images: BTreeMap<ImageId, Arc<Image>>,
     /// Normal references, by tag or by digest, and what they name.
     references: BTreeMap<String, ImageId>,
-    /// Normal references of images that must stay.
-    pinned: Arc<BTreeSet<String>>,
+    /// Names of images that must stay.
+    pinned: Arc<[PinnedImages]>,
 }
 
 impl Catalogue {
-    /// An empty catalogue that pins images named by these references.
-    pub(crate) fn new(pinned: impl IntoIterator<Item = String>) -> Self {
+    /// An empty catalogue that pins images of these names.
+    pub(crate) fn new(pinned: Vec<PinnedImages>) -> Self {
         Self {
-            pinned: Arc::new(pinned.into_iter().collect()),
+            pinned: pinned.into(),
             ..Self::default()
         }
+    }
+
+    /// Pins images of these names from now on, and no others.
+    pub(crate) fn set_pinned(&mut self, pinned: Vec<PinnedImages>) {
+        self.pinned = pinned.into();
+        let changed: Vec<Arc<Image>> = self
+            .images
+            .values()
+            .filter(|image| image.pinned != self.is_pinned(image.names()))
+            .cloned()
+            .collect();
+        for image in changed {
+            let renewed = self.named(&record_of(&image));
+            self.images.insert(image.id.clone(), Arc::new(renewed));
+        }
+    }
+
+    fn is_pinned<'a>(&self, mut names: impl Iterator<Item = &'a String>) -> bool {
+        names.any(|name| self.pinned.iter().any(|pattern| pattern.matches(name)))
     }
 
     /// All images, by id.
@@ -117,10 +137,7 @@ impl Catalogue {
             .references_of(&record.id)
             .cloned()
             .partition(|reference| reference.contains('@'));
-        let pinned = repo_tags
-            .iter()
-            .chain(&repo_digests)
-            .any(|reference| self.pinned.contains(reference));
+        let pinned = self.is_pinned(repo_tags.iter().chain(&repo_digests));
         Image {
             id: record.id.clone(),
             repo_tags,

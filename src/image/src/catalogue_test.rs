@@ -137,10 +137,27 @@ fn an_ambiguous_start_of_an_id_names_nothing() {
 
 #[test]
 fn images_are_pinned_by_name() {
-    let mut catalogue = Catalogue::new(["registry.k8s.io/pause:3.10".to_owned()]);
+    let mut catalogue = Catalogue::new(vec!["registry.k8s.io/pause:3.10".parse().unwrap()]);
     let a = record("a");
     catalogue.insert(&a, &names("registry.k8s.io/pause:3.9", "m"));
     assert!(!catalogue.by_id(&a.id).unwrap().pinned);
     catalogue.insert(&a, &names("registry.k8s.io/pause:3.10", "m"));
     assert!(catalogue.by_id(&a.id).unwrap().pinned);
+}
+
+#[test]
+fn other_patterns_pin_what_is_there_and_let_go_of_it() {
+    let mut catalogue = Catalogue::default();
+    let (a, b) = (record("a"), record("b"));
+    catalogue.insert(&a, &names("registry.k8s.io/pause:3.9", "m1"));
+    catalogue.insert(&b, &names("app", "m2"));
+    let pinned = |catalogue: &Catalogue| [&a, &b].map(|it| catalogue.by_id(&it.id).unwrap().pinned);
+    let untouched = Arc::clone(catalogue.by_id(&b.id).unwrap());
+    catalogue.set_pinned(vec!["registry.k8s.io/*".parse().unwrap()]);
+    assert_eq!(pinned(&catalogue), [true, false]);
+    assert!(Arc::ptr_eq(&untouched, catalogue.by_id(&b.id).unwrap()));
+    catalogue.set_pinned(vec!["*APP*".parse().unwrap()]);
+    assert_eq!(pinned(&catalogue), [false, true]);
+    catalogue.set_pinned(Vec::new());
+    assert_eq!(pinned(&catalogue), [false, false]);
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use storage::UnpackLimits;
 
+use crate::pinned::PinnedImages;
 use crate::reference::normal_host;
 use crate::sources::ProxyConfig;
 
@@ -31,8 +32,8 @@ pub struct ImagesConfig {
     pub parallel_layers: usize,
     /// How many of these one pull may have, so that a large image does not starve the others.
     pub parallel_layers_per_pull: usize,
-    /// References of images that nobody may collect.
-    pub pinned: Vec<String>,
+    /// Names of images that nobody may collect.
+    pub pinned: Vec<PinnedImages>,
     /// `registries.conf`, version 2. The folder of the same name with `.d` behind it belongs to it.
     pub registries_conf: PathBuf,
     /// Folders with one folder for each registry: `hosts.toml` or certificates.

@@ -40,6 +40,13 @@ pub struct Image {
     pub encoded: OnceLock<Bytes>,
 }
 
+impl Image {
+    /// All its names, those by tag first.
+    pub fn names(&self) -> impl Iterator<Item = &String> {
+        self.repo_tags.iter().chain(&self.repo_digests)
+    }
+}
+
 /// The defaults that an image gives its containers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ImageRunConfig {

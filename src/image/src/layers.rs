@@ -3,11 +3,16 @@
 //! Every image record, every lease and every pull under way pins the layers it counts on. A layer leaves the disk only
 //! when nothing pins it, and it leaves this table first, under the lock, so that whoever pins it afterwards knows that
 //! it has to be fetched anew. The table, not the file system, is what says that a layer is there.
+//!
+//! A repair puts another directory in a damaged layer's place. Containers that run go on with the directory that they
+//! have mounted, so that one is *retired*: it stays until every lease is dropped that was taken before. For that, layers
+//! have generations, and leases remember which one they saw.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use state::{ChainId, LayerRow};
+use state::{ChainId, ImageId, LayerRow};
 use tokio::sync::Notify;
 
 /// The layers on disk or being fetched. Clones share one table.
@@ -18,9 +23,17 @@ pub(crate) struct LayerTable {
 
 #[derive(Debug, Default)]
 struct Shared {
-    entries: Mutex<HashMap<ChainId, Entry>>,
-    /// Told when a layer on disk lost its last pin.
+    state: Mutex<State>,
+    /// Told when a layer on disk lost its last pin, or a retired directory its last lease.
     unused: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    entries: HashMap<ChainId, Entry>,
+    /// How many leases were taken for containers of these images.
+    users: BTreeMap<ImageId, usize>,
+    retired: Vec<Retired>,
 }
 
 /// Exists while the layer is on disk or pinned.
@@ -29,6 +42,19 @@ struct Entry {
     /// `Some` when the layer is on disk.
     row: Option<LayerRow>,
     pins: usize,
+    /// How often the directory was replaced.
+    generation: u64,
+    /// How many leases saw which generation.
+    leases: BTreeMap<u64, usize>,
+}
+
+/// A directory that was a layer's.
+#[derive(Debug)]
+struct Retired {
+    chain: ChainId,
+    /// The last generation that had it.
+    generation: u64,
+    directory: PathBuf,
 }
 
 /// Keeps layers where they are, and keeps the claim to those that are still to come. Dropping it lets go.
@@ -36,6 +62,25 @@ struct Entry {
 pub(crate) struct Pins {
     table: LayerTable,
     chains: Vec<ChainId>,
+}
+
+/// What layers take on the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ImageDisk {
+    /// Bytes of all of its layers, those that it shares with others included.
+    pub used_bytes: u64,
+    /// Bytes that are free once the image is removed: those of layers that nothing else needs, no other image, no
+    /// container and no pull.
+    pub reclaimable_bytes: u64,
+}
+
+/// A layer of an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageLayer {
+    /// What is known of it.
+    pub row: LayerRow,
+    /// Whether something needs it beside the image: another image, a container, a pull.
+    pub is_shared: bool,
 }
 
 impl LayerTable {
@@ -48,9 +93,9 @@ impl LayerTable {
 
     /// Pins layers, on disk or not.
     pub(crate) fn pin(&self, chains: &[ChainId]) -> Pins {
-        let mut entries = self.entries();
+        let mut state = self.state();
         for chain in chains {
-            entries.entry(chain.clone()).or_default().pins += 1;
+            state.entries.entry(chain.clone()).or_default().pins += 1;
         }
         Pins {
             table: self.clone(),
@@ -67,26 +112,126 @@ impl LayerTable {
             .then_some(pins)
     }
 
+    /// Leases layers, for containers of these images, if all of them are on disk.
+    pub(crate) fn lease(&self, chains: &[ChainId], users: Vec<ImageId>) -> Option<ImageLease> {
+        let pins = self.pin_present(chains)?;
+        let mut guard = self.state();
+        let state = &mut *guard;
+        let mut generations = Vec::with_capacity(chains.len());
+        for chain in chains {
+            let entry = state.entries.entry(chain.clone()).or_default();
+            *entry.leases.entry(entry.generation).or_default() += 1;
+            generations.push(entry.generation);
+        }
+        for user in &users {
+            *state.users.entry(user.clone()).or_default() += 1;
+        }
+        drop(guard);
+        Some(ImageLease {
+            pins,
+            generations,
+            users,
+        })
+    }
+
+    /// Whether some lease was taken for a container of this image.
+    pub(crate) fn is_leased_for(&self, image: &ImageId) -> bool {
+        self.state().users.contains_key(image)
+    }
+
     /// Whether a layer is on disk. Stays true as long as the caller pins it.
     pub(crate) fn is_present(&self, chain: &ChainId) -> bool {
-        self.entries()
+        self.state()
+            .entries
             .get(chain)
             .is_some_and(|entry| entry.row.is_some())
     }
 
     /// Disk space of a layer; 0 if it is not on disk.
     pub(crate) fn size_bytes(&self, chain: &ChainId) -> u64 {
-        self.entries()
-            .get(chain)
-            .and_then(|entry| entry.row.as_ref())
-            .map_or(0, |row| row.size_bytes)
+        self.state().size_bytes(chain)
+    }
+
+    /// What an image of these layers takes, and what its removal gives back. The image itself pins them once.
+    pub(crate) fn disk(&self, chains: &[ChainId]) -> ImageDisk {
+        let state = self.state();
+        let mut disk = ImageDisk::default();
+        for chain in chains {
+            let bytes = state.size_bytes(chain);
+            disk.used_bytes += bytes;
+            if !state.is_shared(chain) {
+                disk.reclaimable_bytes += bytes;
+            }
+        }
+        disk
+    }
+
+    /// The layers of an image that are on disk.
+    pub(crate) fn layers(&self, chains: &[ChainId]) -> Vec<ImageLayer> {
+        let state = self.state();
+        let row = |chain: &ChainId| state.entries.get(chain)?.row.clone();
+        chains
+            .iter()
+            .filter_map(row)
+            .map(|row| ImageLayer {
+                is_shared: state.is_shared(&row.chain),
+                row,
+            })
+            .collect()
+    }
+
+    /// What is given back when images of these layers are removed one after the other, by the image.
+    pub(crate) fn freed_by<'a>(&self, images: impl Iterator<Item = &'a [ChainId]>) -> Vec<u64> {
+        let state = self.state();
+        let mut gone: HashMap<&ChainId, usize> = HashMap::new();
+        images
+            .map(|chains| {
+                let mut freed = 0;
+                for chain in chains {
+                    let gone = gone.entry(chain).or_default();
+                    *gone += 1;
+                    let pins = state.entries.get(chain).map_or(0, |entry| entry.pins);
+                    if *gone == pins {
+                        freed += state.size_bytes(chain);
+                    }
+                }
+                freed
+            })
+            .collect()
+    }
+
+    /// All layers on disk, each after those below it.
+    pub(crate) fn all(&self) -> Vec<LayerRow> {
+        let state = self.state();
+        let rows: BTreeMap<ChainId, LayerRow> = state
+            .entries
+            .values()
+            .filter_map(|entry| entry.row.clone())
+            .map(|row| (row.chain.clone(), row))
+            .collect();
+        drop(state);
+        let mut ordered = Vec::with_capacity(rows.len());
+        let mut done = BTreeSet::new();
+        for row in rows.values() {
+            // From this one down to what is done, and then in the other direction.
+            let mut way = Vec::new();
+            let mut next = Some(row);
+            while let Some(row) = next
+                && done.insert(&row.chain)
+            {
+                way.push(row);
+                next = row.parent.as_ref().and_then(|parent| rows.get(parent));
+            }
+            ordered.extend(way.into_iter().rev().cloned());
+        }
+        ordered
     }
 
     /// Takes note of layers that are on disk now.
     pub(crate) fn put_back(&self, rows: impl IntoIterator<Item = LayerRow>) {
-        let mut entries = self.entries();
+        let mut state = self.state();
         for row in rows {
-            let entry = entries.entry(row.chain.clone()).or_default();
+            let entry = state.entries.entry(row.chain.clone()).or_default();
             entry.row = Some(row);
         }
     }
@@ -94,7 +239,7 @@ impl LayerTable {
     /// Takes all layers out that nothing pins. The caller removes them from the disk or puts them back.
     pub(crate) fn take_unused(&self) -> Vec<LayerRow> {
         let mut rows = Vec::new();
-        self.entries().retain(|_, entry| {
+        self.state().entries.retain(|_, entry| {
             if entry.pins > 0 {
                 return true;
             }
@@ -104,16 +249,60 @@ impl LayerTable {
         rows
     }
 
-    /// Waits until some layer lost its last pin.
+    /// Notes that this directory was a layer's, and that leases taken from now on do not need it.
+    pub(crate) fn retire(&self, chain: &ChainId, directory: PathBuf) {
+        let mut state = self.state();
+        let entry = state.entries.entry(chain.clone()).or_default();
+        let generation = entry.generation;
+        entry.generation += 1;
+        state.retired.push(Retired {
+            chain: chain.clone(),
+            generation,
+            directory,
+        });
+        drop(state);
+        self.shared.unused.notify_one();
+    }
+
+    /// Takes the retired directories out that no lease needs. The caller removes them from the disk.
+    pub(crate) fn take_unleased(&self) -> Vec<PathBuf> {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        let entries = &state.entries;
+        state
+            .retired
+            .extract_if(.., |retired| {
+                !entries
+                    .get(&retired.chain)
+                    .is_some_and(|entry| entry.leases.range(..=retired.generation).next().is_some())
+            })
+            .map(|retired| retired.directory)
+            .collect()
+    }
+
+    /// Waits until some layer lost its last pin, or a lease was dropped that may have been a retired directory's last.
     pub(crate) async fn unused(&self) {
         self.shared.unused.notified().await;
     }
 
-    fn entries(&self) -> MutexGuard<'_, HashMap<ChainId, Entry>> {
+    fn state(&self) -> MutexGuard<'_, State> {
         self.shared
-            .entries
+            .state
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn size_bytes(&self, chain: &ChainId) -> u64 {
+        self.entries
+            .get(chain)
+            .and_then(|entry| entry.row.as_ref())
+            .map_or(0, |row| row.size_bytes)
+    }
+
+    fn is_shared(&self, chain: &ChainId) -> bool {
+        self.entries.get(chain).is_some_and(|entry| entry.pins > 1)
     }
 }
 
@@ -126,21 +315,21 @@ impl Pins {
 
 impl Drop for Pins {
     fn drop(&mut self) {
-        let mut entries = self.table.entries();
+        let mut state = self.table.state();
         let mut unused = false;
         for chain in &self.chains {
-            if let Some(entry) = entries.get_mut(chain) {
+            if let Some(entry) = state.entries.get_mut(chain) {
                 entry.pins = entry.pins.saturating_sub(1);
                 if entry.pins == 0 {
                     if entry.row.is_some() {
                         unused = true;
                     } else {
-                        entries.remove(chain);
+                        state.entries.remove(chain);
                     }
                 }
             }
         }
-        drop(entries);
+        drop(state);
         if unused {
             self.table.shared.unused.notify_one();
         }
@@ -151,16 +340,44 @@ impl Drop for Pins {
 #[derive(Debug)]
 pub struct ImageLease {
     pins: Pins,
+    /// Which generation of each layer there was when it was taken.
+    generations: Vec<u64>,
+    users: Vec<ImageId>,
 }
 
 impl ImageLease {
-    pub(crate) fn new(pins: Pins) -> Self {
-        Self { pins }
-    }
-
     /// The layers, lowest first. Worth recording: after a restart [`crate::Images::lease_layers`] takes them.
     pub fn layers(&self) -> &[ChainId] {
         self.pins.chains()
+    }
+}
+
+impl Drop for ImageLease {
+    fn drop(&mut self) {
+        let mut guard = self.pins.table.state();
+        let state = &mut *guard;
+        for (chain, generation) in self.pins.chains.iter().zip(&self.generations) {
+            if let Some(entry) = state.entries.get_mut(chain) {
+                count_down(&mut entry.leases, generation);
+            }
+        }
+        for user in &self.users {
+            count_down(&mut state.users, user);
+        }
+        let may_free = !state.retired.is_empty();
+        drop(guard);
+        if may_free {
+            self.pins.table.shared.unused.notify_one();
+        }
+    }
+}
+
+fn count_down<K: Ord>(counts: &mut BTreeMap<K, usize>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            counts.remove(key);
+        }
     }
 }
 
@@ -217,7 +434,7 @@ mod test {
     fn an_abandoned_claim_leaves_no_entry() {
         let table = LayerTable::default();
         drop(table.pin(&[row("a").chain]));
-        assert!(table.entries().is_empty());
+        assert!(table.state().entries.is_empty());
     }
 
     #[tokio::test]
@@ -226,6 +443,73 @@ mod test {
         let table = LayerTable::new(vec![a.clone()]);
         drop(table.pin(&[a.chain]));
         table.unused().await;
+    }
+
+    #[test]
+    fn a_retired_directory_stays_for_the_leases_before_it() {
+        let (a, b) = (row("a"), row("b"));
+        let table = LayerTable::new(vec![a.clone(), b.clone()]);
+        let image = table.pin(&[a.chain.clone(), b.chain.clone()]);
+        let both = [a.chain.clone(), b.chain.clone()];
+        let old = table.lease(&both, Vec::new()).unwrap();
+        table.retire(&a.chain, "first".into());
+        assert!(table.take_unleased().is_empty());
+        let newer = table.lease(&both, Vec::new()).unwrap();
+        table.retire(&a.chain, "second".into());
+        let newest = table.lease(&both, Vec::new()).unwrap();
+        drop(newer);
+        // The second one is in the eyes of `old`, too: it may have been mounted late.
+        assert!(table.take_unleased().is_empty());
+        drop(old);
+        let mut free = table.take_unleased();
+        free.sort();
+        assert_eq!(free, [PathBuf::from("first"), PathBuf::from("second")]);
+        table.retire(&b.chain, "third".into());
+        drop(newest);
+        assert_eq!(table.take_unleased(), [PathBuf::from("third")]);
+        assert!(table.take_unused().is_empty());
+        drop(image);
+        assert_eq!(table.take_unused().len(), 2);
+    }
+
+    #[test]
+    fn what_a_removal_gives_back() {
+        let (a, b, c) = (row("a"), row("b"), row("c"));
+        let table = LayerTable::new(vec![a.clone(), b.clone(), c.clone()]);
+        let chains = |rows: &[&LayerRow]| -> Vec<ChainId> {
+            rows.iter().map(|row| row.chain.clone()).collect()
+        };
+        let (one, two) = (chains(&[&a, &b]), chains(&[&a, &c]));
+        let _pins = (table.pin(&one), table.pin(&two));
+        let disk = |used_bytes, reclaimable_bytes| ImageDisk {
+            used_bytes,
+            reclaimable_bytes,
+        };
+        assert_eq!(table.disk(&one), disk(20, 10));
+        let freed =
+            |table: &LayerTable| table.freed_by([one.as_slice(), two.as_slice()].into_iter());
+        assert_eq!(freed(&table), [10, 20]);
+        let image = ImageId::from(Digest::sha256_of(b"image"));
+        let lease = table.lease(&chains(&[&c]), vec![image.clone()]).unwrap();
+        assert_eq!(table.disk(&two), disk(20, 0));
+        assert_eq!(freed(&table), [10, 10]);
+        assert!(table.is_leased_for(&image));
+        drop(lease);
+        assert!(!table.is_leased_for(&image));
+        let shared: Vec<bool> = table.layers(&two).iter().map(|it| it.is_shared).collect();
+        assert_eq!(shared, [true, false]);
+    }
+
+    #[test]
+    fn layers_come_after_those_below_them() {
+        let mut rows = Vec::new();
+        for number in 0..20 {
+            let mut row = row(&number.to_string());
+            row.parent = rows.last().map(|below: &LayerRow| below.chain.clone());
+            rows.push(row);
+        }
+        let table = LayerTable::new(rows.clone());
+        assert_eq!(table.all(), rows);
     }
 
     /// What may happen to one of three layers.

@@ -15,6 +15,7 @@
 //! | `flight` | one job however many ask, ended when nobody waits |
 //! | `layers` | which layer is needed by whom |
 //! | `catalogue` | names and ids, as a snapshot |
+//! | `pinned` | which images nobody may collect |
 //! | `archive` | images as files: import and export |
 //! | `store` | all of them together, and the database |
 //!
@@ -32,6 +33,7 @@ mod hashing;
 mod image;
 mod layers;
 mod manifest;
+mod pinned;
 mod pull;
 mod reference;
 mod registry;
@@ -49,11 +51,12 @@ pub use credentials::{
 };
 pub use error::ImageError;
 pub use image::{Image, ImageRunConfig};
-pub use layers::ImageLease;
+pub use layers::{ImageDisk, ImageLayer, ImageLease};
+pub use pinned::{BadPattern, PinnedImages};
 pub use pull::PullRequest;
 pub use reference::{Reference, ReferenceError, ReferenceFault, is_registry_host};
 pub use sources::{
     ExplainedHost, ExplainedReference, Explanation, LastError, ProxyConfig, ProxySetting, ProxyUrl,
     SourcesError,
 };
-pub use store::{FsUsage, Images};
+pub use store::{DamagedLayer, FsUsage, Images, Prune, Pruned, Verified, VerifySummary};

@@ -194,3 +194,76 @@ async fn find_manifest(
         format!("indexes lie more than {MAX_INDEX_DEPTH} deep in each other"),
     ))
 }
+
+/// Gets one layer of an image that is here unpacked once more, from the registries that the image's names lead to.
+pub(crate) async fn refetch(
+    inner: &Arc<Inner>,
+    image: &Image,
+    position: usize,
+) -> Result<Arc<Prepared>, ImageError> {
+    let named = image
+        .names()
+        .next()
+        .map_or(image.id.as_str(), String::as_str);
+    let what = format!("layer {position} of {named}");
+    let cannot = |reason: &str| ImageError::unsupported(&what, reason.to_owned());
+    let digest = image.manifest_digest.as_ref().ok_or_else(|| {
+        cannot("the image comes from an archive that tells no registry; import it again")
+    })?;
+    let mut last =
+        cannot("the image has no name that leads to a registry; pull or import it again");
+    // Of many names of one repository one is enough.
+    let mut asked = std::collections::BTreeSet::new();
+    for name in image.names() {
+        let reference = Reference::parse(name)?.at(digest);
+        if !asked.insert(reference.identity()) {
+            continue;
+        }
+        match refetch_from(inner, reference, image, position).await {
+            Ok(prepared) => return Ok(prepared),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+async fn refetch_from(
+    inner: &Arc<Inner>,
+    reference: Reference,
+    image: &Image,
+    position: usize,
+) -> Result<Arc<Prepared>, ImageError> {
+    let what = reference.to_string();
+    // A repair is the node's own: it has the node's credentials, and nobody's namespace.
+    let keyring = inner.keyring(&reference, None).await?;
+    let session = tokio::task::spawn_blocking({
+        let inner = Arc::clone(inner);
+        move || inner.registry.session(&reference, &keyring)
+    })
+    .await
+    .map_err(|_| ImageError::interrupted(format!("the pull of {what}")))??;
+    let (_, _, manifest) = find_manifest(inner, &session, &what).await?;
+    let parsed = ParsedConfig::parse(&image.raw_config, &what)?;
+    let descriptor = manifest.layers.get(position).cloned();
+    let (Some(descriptor), Some(diff), Some(chain)) = (
+        descriptor.filter(|_| manifest.config.digest == *image.id.digest()),
+        parsed.diffs.get(position).cloned(),
+        image.layers.get(position).cloned(),
+    ) else {
+        return Err(ImageError::corrupt(
+            what,
+            "its manifest is of another image",
+        ));
+    };
+    let wanted = WantedLayer {
+        descriptor,
+        diff,
+        chain,
+        parent: position
+            .checked_sub(1)
+            .and_then(|below| image.layers.get(below).cloned()),
+    };
+    let prepared = layer::prepare(inner, &Arc::new(session), &wanted).await?;
+    inner.trim_memory();
+    Ok(prepared)
+}

@@ -12,7 +12,9 @@
 //! the next start; a row without an image is removed by [`Images::sweep`].
 
 mod commit;
+mod prune;
 mod removal;
+mod verify;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -31,13 +33,16 @@ use crate::credentials::{Keyring, NodeCredentials};
 use crate::error::ImageError;
 use crate::flight::Flights;
 use crate::image::{Image, ImageRecord};
-use crate::layers::{ImageLease, LayerTable, Pins};
+use crate::layers::{ImageDisk, ImageLayer, ImageLease, LayerTable, Pins};
+use crate::pinned::PinnedImages;
 use crate::pull::{self, Prepared, PreparedLayers, PullKey, PullRequest};
 use crate::reference::{Reference, clip, has_host};
 use crate::registry::Registry;
 use crate::sources::Explanation;
 
 pub(crate) use commit::NewImage;
+pub use prune::{Prune, Pruned};
+pub use verify::{DamagedLayer, Verified, VerifySummary};
 
 /// Downloads of at least this many bytes are followed by giving memory back to the system.
 const TRIM_AFTER_BYTES: u64 = 4 << 20;
@@ -83,6 +88,8 @@ pub(crate) struct Inner {
     db: ImagesDb,
     /// Held by whoever changes the records, from looking to publishing.
     records: Mutex<Records>,
+    /// Held while layers are verified.
+    verifying: Mutex<()>,
     /// Until the leases of a former run are taken again, nothing is unused.
     swept: AtomicBool,
     /// What the database holds and this server could not take up, to be deleted by the sweep.
@@ -108,11 +115,6 @@ impl Images {
         layers: LayerStore,
     ) -> Result<Self, ImageError> {
         let config = Arc::new(config);
-        let pinned = config
-            .pinned
-            .iter()
-            .map(|name| Reference::parse(name).map(|reference| reference.identity()))
-            .collect::<Result<Vec<_>, _>>()?;
         let mut stale = Vec::new();
         let (present, gone): (Vec<_>, Vec<_>) = contents
             .layers
@@ -123,7 +125,7 @@ impl Images {
                 .map(|row| ImagesChange::DeleteLayer(row.chain)),
         );
         let table = LayerTable::new(present);
-        let mut catalogue = Catalogue::new(pinned);
+        let mut catalogue = Catalogue::new(config.pinned.clone());
         let mut records = Records::default();
         let mut names: HashMap<ImageId, Vec<String>> = HashMap::new();
         for (reference, id) in contents.references {
@@ -165,6 +167,7 @@ impl Images {
             pulls: Flights::default(),
             db,
             records: Mutex::new(records),
+            verifying: Mutex::default(),
             swept: AtomicBool::new(false),
             stale: StdMutex::new(stale),
             downloaded_since_trim: AtomicU64::new(0),
@@ -305,13 +308,35 @@ impl Images {
     pub fn lease(&self, id: &ImageId) -> Option<ImageLease> {
         let catalogue = self.inner.catalogue.load();
         let image = catalogue.by_id(id)?;
-        self.lease_layers(&image.layers)
+        self.lease_images(&[image])
     }
 
     /// Takes a lease of a former run again, by its layers, whether or not their image still exists. To be called
     /// before [`Self::sweep`]. `None` if one of them is gone.
     pub fn lease_layers(&self, layers: &[ChainId]) -> Option<ImageLease> {
-        self.inner.table.pin_present(layers).map(ImageLease::new)
+        self.inner.table.lease(layers, Vec::new())
+    }
+
+    /// Keeps the layers of these images, for a container that uses them. `None` if some are gone.
+    pub fn lease_images(&self, images: &[&Image]) -> Option<ImageLease> {
+        let mut layers: Vec<ChainId> = images
+            .iter()
+            .flat_map(|image| image.layers.iter().cloned())
+            .collect();
+        layers.sort();
+        layers.dedup();
+        let users = images.iter().map(|image| image.id.clone()).collect();
+        self.inner.table.lease(&layers, users)
+    }
+
+    /// What an image takes on the disk, and what its removal would give back. Costs next to nothing.
+    pub fn disk(&self, image: &Image) -> ImageDisk {
+        self.inner.table.disk(&image.layers)
+    }
+
+    /// The layers of an image, lowest first.
+    pub fn layers(&self, image: &Image) -> Vec<ImageLayer> {
+        self.inner.table.layers(&image.layers)
     }
 
     /// From now on layers that nothing uses are removed, those left over by a former run first. To be called once all
@@ -320,6 +345,15 @@ impl Images {
         self.inner.swept.store(true, Ordering::SeqCst);
         let mut records = self.inner.records.lock().await;
         self.inner.delete_stale().await?;
+        let layers = self.inner.layers.clone();
+        let retired = tokio::task::spawn_blocking(move || layers.retired())
+            .await
+            .map_err(|_| ImageError::interrupted("the look at replaced layers"))?
+            .map_err(|error| ImageError::storage("replaced layers", error))?;
+        // Whoever holds a lease by now may have mounted what was replaced in a former run.
+        for (chain, directory) in retired {
+            self.inner.table.retire(&chain, directory);
+        }
         self.inner.reap(&mut records).await
     }
 
@@ -332,6 +366,12 @@ impl Images {
         if let Err(error) = set.await {
             tracing::error!(%error, "the settings of registries are not taken over");
         }
+    }
+
+    /// Replaces the names of images that nobody may collect, also for images that are here.
+    pub async fn set_pinned(&self, pinned: Vec<PinnedImages>) {
+        let _records = self.inner.records.lock().await;
+        self.inner.publish(|catalogue| catalogue.set_pinned(pinned));
     }
 
     /// What images take on the disk. Costs nothing.

@@ -25,7 +25,7 @@ pub(crate) enum Command {
     Check(Json),
     /// Run one container in a pod of its own, show its output, and take everything down again.
     Run(Box<RunArguments>),
-    /// Images: import, export, list, explain.
+    /// Images: import, export, list, inspect, explain, remove, prune, verify.
     #[command(subcommand)]
     Image(ImageCommand),
     /// Print versions.
@@ -149,10 +149,53 @@ pub(crate) enum ImageCommand {
         #[command(flatten)]
         output: Json,
     },
-    /// List the images of this node.
+    /// List the images of this node: what they take on the disk, and what their removal gives back.
     List {
         #[command(flatten)]
         connected: Connected,
+        #[command(flatten)]
+        output: Json,
+    },
+    /// Tell all about an image: names, layers, disk space, containers, configuration.
+    Inspect {
+        #[command(flatten)]
+        connected: Connected,
+        /// The image: a reference or an id.
+        image: String,
+        #[command(flatten)]
+        output: Json,
+    },
+    /// Remove images with all their names. Containers that use them go on.
+    Remove {
+        #[command(flatten)]
+        connected: Connected,
+        /// The images: references or ids.
+        #[arg(required = true, value_name = "IMAGE")]
+        images: Vec<String>,
+    },
+    /// Remove images that have no name, never those that are pinned or in use.
+    Prune {
+        #[command(flatten)]
+        connected: Connected,
+        /// Also those that have names.
+        #[arg(long)]
+        all: bool,
+        /// Only show what would be removed.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        output: Json,
+    },
+    /// Compare the layers on the disk with what was pulled. The exit code is 1 if some are damaged and not mended.
+    Verify {
+        #[command(flatten)]
+        connected: Connected,
+        /// The images: references or ids [default: all].
+        #[arg(value_name = "IMAGE")]
+        images: Vec<String>,
+        /// Fetch damaged layers again. Running containers keep what they have.
+        #[arg(long)]
+        repair: bool,
         #[command(flatten)]
         output: Json,
     },

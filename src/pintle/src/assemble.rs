@@ -13,8 +13,8 @@ use std::{
 
 use engine::{Engine, EngineConfig, EngineError, Handler, Timeouts, selinux::SelinuxConfig};
 use image::{
-    ImageError, ImageLimits, Images, ImagesConfig, NodeCredentialsConfig, ProxyConfig,
-    RegistryConfig, RegistrySettings,
+    ImageError, ImageLimits, Images, ImagesConfig, NodeCredentialsConfig, PinnedImages,
+    ProxyConfig, RegistryConfig, RegistrySettings,
 };
 use network::{Network, NetworkConfig, NetworkError};
 use runtime::{FeatureSupport, RuntimeKind};
@@ -307,6 +307,12 @@ pub(crate) fn node_credentials(config: &Config) -> NodeCredentialsConfig {
     }
 }
 
+/// The names of images that nobody may collect, in the words of `image`.
+pub(crate) fn pinned(config: &Config) -> Vec<PinnedImages> {
+    let pinned = config.image.pinned.iter();
+    pinned.map(|pattern| pattern.0.clone()).collect()
+}
+
 fn images_config(config: &Config) -> ImagesConfig {
     let image = &config.image;
     let usize_of =
@@ -345,7 +351,7 @@ fn images_config(config: &Config) -> ImagesConfig {
         attempts: image.attempts.get(),
         parallel_layers: usize_of(image.parallel_layers),
         parallel_layers_per_pull: usize_of(image.parallel_layers_per_pull),
-        pinned: image.pinned.clone(),
+        pinned: pinned(config),
         credentials: node_credentials(config),
         ..ImagesConfig::new(&config.root)
     }

@@ -1,7 +1,9 @@
-//! `pintle image`: archives in and out, the list, and how an image would be pulled, through a running server.
+//! `pintle image`: archives in and out, the list, how an image would be pulled, and the care of the store, through a running
+//! server.
 
 mod explain;
 mod list;
+mod store;
 
 use std::{
     io,
@@ -9,12 +11,9 @@ use std::{
     pin::pin,
 };
 
-use api::{
-    admin::{
-        ArchiveFormat, ExplainImageRequest, ExplainImageResponse, ExportImageRequest,
-        ImportImageRequest, admin_client::AdminClient,
-    },
-    cri::{self, image_service_client::ImageServiceClient},
+use api::admin::{
+    ArchiveFormat, ExplainImageRequest, ExplainImageResponse, ExportImageRequest,
+    ImportImageRequest, admin_client::AdminClient,
 };
 use bytes::{Bytes, BytesMut};
 use tokio::{
@@ -101,7 +100,8 @@ pub(crate) async fn run(config_file: Option<&Path>, command: &ImageCommand) -> R
         }
         ImageCommand::List { connected, output } => {
             let channel = channel(config_file, connected).await?;
-            let images = listed(channel).await.or_exit(Exit::Unavailable)?;
+            let images = store::details(channel, &[]).await;
+            let images = images.or_exit(Exit::Unavailable)?;
             if output.json {
                 println!("{}", list::json(&images));
             } else {
@@ -109,25 +109,59 @@ pub(crate) async fn run(config_file: Option<&Path>, command: &ImageCommand) -> R
             }
             Ok(())
         }
+        ImageCommand::Inspect {
+            connected,
+            image,
+            output,
+        } => {
+            let channel = channel(config_file, connected).await?;
+            let images = store::details(channel, std::slice::from_ref(image)).await;
+            for image in images.or_exit(Exit::Unavailable)? {
+                if output.json {
+                    println!("{:#}", store::json(&image));
+                } else {
+                    print!("{}", store::text(&image));
+                }
+            }
+            Ok(())
+        }
+        ImageCommand::Remove { connected, images } => {
+            let channel = channel(config_file, connected).await?;
+            store::remove(channel, images)
+                .await
+                .or_exit(Exit::Unavailable)
+        }
+        ImageCommand::Prune {
+            connected,
+            all,
+            dry_run,
+            output,
+        } => {
+            let channel = channel(config_file, connected).await?;
+            let pruned = store::prune(channel, *all, *dry_run).await;
+            let pruned = pruned.or_exit(Exit::Unavailable)?;
+            if output.json {
+                println!("{:#}", store::pruned_json(&pruned));
+            } else {
+                print!("{}", store::pruned_text(&pruned, *dry_run));
+            }
+            Ok(())
+        }
+        ImageCommand::Verify {
+            connected,
+            images,
+            repair,
+            output,
+        } => {
+            let channel = channel(config_file, connected).await?;
+            store::verify(channel, images, *repair, output.json).await
+        }
     }
 }
 
 async fn channel(config_file: Option<&Path>, connected: &Connected) -> Result<Channel, Failure> {
     let socket = client::socket(connected, config_file).or_exit(Exit::Usage)?;
     client::connect(&socket).await.or_exit(Exit::Unavailable)
-}
-
-async fn listed(channel: Channel) -> Result<Vec<cri::Image>, ClientError> {
-    let mut client =
-        ImageServiceClient::new(channel).max_decoding_message_size(api::MAX_MESSAGE_BYTES);
-    let answer = client
-        .list_images(cri::ListImagesRequest::default())
-        .await
-        .asked("ListImages")?;
-    answer.into_vec().map_err(|_| ClientError::Incomplete {
-        step: "ListImages",
-        lacks: "readable image",
-    })
 }
 
 async fn explained(

@@ -1,4 +1,5 @@
-//! The service of the operator's commands: images as archives, in and out, and how they would be pulled.
+//! The service of the operator's commands: images as archives, in and out, and how they would be pulled; what else there is, is in
+//! [`crate::store`].
 //!
 //! Archives are passed through in pieces; neither direction holds more than a few of them.
 
@@ -7,7 +8,9 @@ use std::time::SystemTime;
 use api::admin::admin_server::Admin;
 use api::admin::{
     ArchiveFormat, ExplainImageRequest, ExplainImageResponse, ExplainedHost, ExplainedReference,
-    ExportImageRequest, ExportImageResponse, ImportImageRequest, ImportImageResponse,
+    ExportImageRequest, ExportImageResponse, ImageDetails, ImportImageRequest, ImportImageResponse,
+    InspectImagesRequest, PruneImagesRequest, PruneImagesResponse, VerifyImagesRequest,
+    VerifyImagesResponse,
 };
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use tokio_util::io::{ReaderStream, StreamReader};
@@ -105,6 +108,31 @@ impl Admin for Face {
             short_name: explained.short_name.unwrap_or_default(),
             references: references.map(explained_reference).collect(),
         }))
+    }
+
+    type InspectImagesStream = BoxStream<'static, Result<ImageDetails, Status>>;
+
+    async fn inspect_images(
+        &self,
+        request: Request<InspectImagesRequest>,
+    ) -> Result<Response<Self::InspectImagesStream>, Status> {
+        self.inspect(&request)
+    }
+
+    async fn prune_images(
+        &self,
+        request: Request<PruneImagesRequest>,
+    ) -> Result<Response<PruneImagesResponse>, Status> {
+        self.prune(*request.get_ref()).await
+    }
+
+    type VerifyImagesStream = BoxStream<'static, Result<VerifyImagesResponse, Status>>;
+
+    async fn verify_images(
+        &self,
+        request: Request<VerifyImagesRequest>,
+    ) -> Result<Response<Self::VerifyImagesStream>, Status> {
+        self.verify(&request)
     }
 }
 

@@ -35,5 +35,6 @@ mod samples;
 mod server;
 mod sessions;
 mod stats;
+mod store;
 
 pub use server::{Server, ServerOptions};

@@ -15,15 +15,15 @@ use std::{
 
 use rustix::fs::{CWD, Mode, OFlags};
 use state::{ChainId, DiffId, LayerRow};
+use sys::fault::{self, FaultPoint};
 
 use crate::{
     Compression, StorageError, UnpackLimits, Usage, adopt, export, pipeline, recipe,
     removal::{Trash, fresh_name},
-    unpack,
+    replace::{self, Replaced},
+    unpack::{self, Contents},
+    usage,
 };
-
-/// What a file system allots at a time.
-const BLOCK_BYTES: u64 = 4096;
 
 /// The store. Clones are one store.
 #[derive(Clone)]
@@ -36,17 +36,17 @@ pub(crate) struct Inner {
     pub(crate) trash: Trash,
     index: Mutex<Index>,
     /// Held while layers are committed, so that two pulls that share a layer do not both put it in its place.
-    committing: Mutex<()>,
+    pub(crate) committing: Mutex<()>,
 }
 
 #[derive(Default)]
-struct Index {
-    rows: HashMap<ChainId, LayerRow>,
+pub(crate) struct Index {
+    pub(crate) rows: HashMap<ChainId, LayerRow>,
     usage: Usage,
 }
 
 impl Index {
-    fn insert(&mut self, row: LayerRow) {
+    pub(crate) fn insert(&mut self, row: LayerRow) {
         self.usage += Usage {
             bytes: row.size_bytes,
             inodes: row.inodes,
@@ -54,7 +54,7 @@ impl Index {
         self.rows.insert(row.chain.clone(), row);
     }
 
-    fn remove(&mut self, chain: &ChainId) -> Option<LayerRow> {
+    pub(crate) fn remove(&mut self, chain: &ChainId) -> Option<LayerRow> {
         let row = self.rows.remove(chain)?;
         self.usage.bytes = self.usage.bytes.saturating_sub(row.size_bytes);
         self.usage.inodes = self.usage.inodes.saturating_sub(row.inodes);
@@ -66,12 +66,8 @@ impl Index {
 pub struct Unpacked {
     /// The digest of its tar. The caller compares it with the one it expected.
     pub diff: DiffId,
-    /// Bytes of disk space it takes.
-    pub size_bytes: u64,
-    /// Inodes it takes.
-    pub inodes: u64,
-    implied: Vec<Vec<u8>>,
-    dir: TempDir,
+    pub(crate) implied: Vec<Vec<u8>>,
+    pub(crate) dir: TempDir,
 }
 
 impl fmt::Debug for Unpacked {
@@ -86,17 +82,21 @@ impl fmt::Debug for Unpacked {
 }
 
 /// A directory in `tmp/` that is deleted when this is dropped.
-struct TempDir {
+pub(crate) struct TempDir {
     path: PathBuf,
     trash: Trash,
 }
 
 impl TempDir {
-    fn layer(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn layer(&self) -> PathBuf {
         self.path.join("layer")
     }
 
-    fn recipe(&self) -> PathBuf {
+    pub(crate) fn recipe(&self) -> PathBuf {
         self.path.join("recipe")
     }
 }
@@ -107,7 +107,7 @@ impl Drop for TempDir {
     }
 }
 
-fn make_dir(path: &Path) -> Result<(), StorageError> {
+pub(crate) fn make_dir(path: &Path) -> Result<(), StorageError> {
     fs::create_dir_all(path).map_err(StorageError::io("create", path))
 }
 
@@ -125,6 +125,7 @@ impl LayerStore {
             "layers",
             "recipes",
             "containers",
+            "retired",
             "tmp",
             "empty/0",
             "empty/1",
@@ -193,14 +194,12 @@ impl LayerStore {
         compression: Compression,
         limits: &UnpackLimits,
     ) -> Result<Unpacked, StorageError> {
-        let dir = TempDir {
-            path: self.inner.root.join("tmp").join(fresh_name("layer")),
-            trash: self.inner.trash.clone(),
-        };
+        let dir = self.inner.temp_dir("layer");
         let layer = dir.layer();
         make_dir(&layer)?;
         fs::set_permissions(&layer, Permissions::from_mode(0o755))
             .map_err(StorageError::io("set the permissions of", &layer))?;
+        fault::reach(FaultPoint::UnpackBegun);
         let root = open_dir(&layer)?;
         let kept = recipe::kept_in(&dir.recipe());
         make_dir(&kept)?;
@@ -208,19 +207,11 @@ impl LayerStore {
         let recipe = recipe::file_in(&dir.recipe());
         let file = File::create_new(&recipe).map_err(StorageError::io("create", &recipe))?;
         let (filled, diff) = pipeline::run(reader, compression, limits, |tar| {
-            unpack::unpack(tar, root, kept, file, limits)
+            unpack::unpack(tar, root, kept, file, Contents::Whole, limits)
         })?;
-        let mut usage = filled.usage;
-        let recipe = fs::metadata(&recipe).map_err(StorageError::io("look at", &recipe))?;
-        // The recipe itself, and the two directories around it.
-        usage += Usage {
-            bytes: recipe.len().next_multiple_of(BLOCK_BYTES) + 2 * BLOCK_BYTES,
-            inodes: 3,
-        };
+        fault::reach(FaultPoint::UnpackEnded);
         Ok(Unpacked {
             diff,
-            size_bytes: usage.bytes,
-            inodes: usage.inodes,
             implied: filled.implied,
             dir,
         })
@@ -237,11 +228,30 @@ impl LayerStore {
         self.inner.commit(layers)
     }
 
+    /// Puts a newly unpacked layer in the place of one that is in the store, as of now and for good: see [`replace`].
+    pub fn replace(&self, unpacked: &Unpacked, chain: &ChainId) -> Result<Replaced, StorageError> {
+        replace::replace(&self.inner, unpacked, chain)
+    }
+
+    /// The directories that were replaced and are still there, with the layers that they were. For the start of a server.
+    pub fn retired(&self) -> Result<Vec<(ChainId, PathBuf)>, StorageError> {
+        replace::retired(&self.inner)
+    }
+
+    /// Deletes a replaced directory, in the background. The caller knows that no container has it mounted.
+    pub fn release(&self, retired: &Path) -> Result<(), StorageError> {
+        self.inner.trash.put(retired)
+    }
+
     /// Takes a layer out of the store. It is gone at once, and deleted in the background. One that is not there is fine.
     /// The caller knows that nothing uses it.
     pub fn remove(&self, chain: &ChainId) -> Result<(), StorageError> {
         self.inner.index().remove(chain);
-        self.inner.discard(chain)
+        self.inner.trash.put(&self.inner.recipe(chain))?;
+        fault::reach(FaultPoint::RecipeDiscarded);
+        self.inner.trash.put(&self.inner.layer_dir(chain))?;
+        fault::reach(FaultPoint::LayerDiscarded);
+        Ok(())
     }
 
     /// Writes a layer's tar, uncompressed, bit for bit as it was, and returns the digest of what was written: the layer's
@@ -281,16 +291,24 @@ impl fmt::Debug for LayerStore {
 }
 
 impl Inner {
-    fn index(&self) -> MutexGuard<'_, Index> {
+    pub(crate) fn index(&self) -> MutexGuard<'_, Index> {
         // Nothing panics while it is half changed.
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn layer_dir(&self, chain: &ChainId) -> PathBuf {
+    /// A name in `tmp/`; what is made there goes with the value.
+    pub(crate) fn temp_dir(&self, prefix: &str) -> TempDir {
+        TempDir {
+            path: self.root.join("tmp").join(fresh_name(prefix)),
+            trash: self.trash.clone(),
+        }
+    }
+
+    pub(crate) fn layer_dir(&self, chain: &ChainId) -> PathBuf {
         self.root.join("layers").join(chain.hex())
     }
 
-    fn recipe(&self, chain: &ChainId) -> PathBuf {
+    pub(crate) fn recipe(&self, chain: &ChainId) -> PathBuf {
         self.root.join("recipes").join(chain.hex())
     }
 
@@ -354,22 +372,33 @@ impl Inner {
                     chain,
                     diff: unpacked.diff.clone(),
                     parent,
-                    size_bytes: unpacked.size_bytes,
-                    inodes: unpacked.inodes,
+                    size_bytes: 0,
+                    inodes: 0,
                 };
                 self.place(&unpacked, &row, &fresh)?;
                 fresh.push(row.clone());
                 rows.push(row);
                 Ok(())
             });
-        let synced = placed.and_then(|()| {
+        let measured = placed.and_then(|()| {
             if fresh.is_empty() {
-                Ok(())
-            } else {
-                self.sync()
+                return Ok(());
             }
+            self.sync()?;
+            fault::reach(FaultPoint::LayersSynced);
+            // Only now has the file system decided where everything is, and what it takes beside the contents.
+            for row in &mut fresh {
+                let usage = self.measure_layer(&row.chain)?;
+                (row.size_bytes, row.inodes) = (usage.bytes, usage.inodes);
+            }
+            for row in &mut rows {
+                if let Some(measured) = fresh.iter().find(|fresh| fresh.chain == row.chain) {
+                    row.clone_from(measured);
+                }
+            }
+            Ok(())
         });
-        if let Err(error) = synced {
+        if let Err(error) = measured {
             for row in &fresh {
                 if let Err(error) = self.discard(&row.chain) {
                     // It has no row, so the next start sweeps it.
@@ -400,7 +429,18 @@ impl Inner {
         self.discard(&row.chain)?;
         let (from, to) = (unpacked.dir.recipe(), self.recipe(&row.chain));
         fs::rename(&from, &to).map_err(StorageError::io("move into place", &to))?;
-        fs::rename(&layer, &place).map_err(StorageError::io("move into place", &place))
+        fault::reach(FaultPoint::RecipePlaced);
+        fs::rename(&layer, &place).map_err(StorageError::io("move into place", &place))?;
+        fault::reach(FaultPoint::LayerPlaced);
+        Ok(())
+    }
+
+    /// The directories of a layer in the store and all layers below it, topmost first.
+    pub(crate) fn dirs_down_from(
+        &self,
+        top: Option<&ChainId>,
+    ) -> Result<Vec<PathBuf>, StorageError> {
+        self.parents(top, &[])
     }
 
     /// The directories of a layer and all layers below it, topmost first.
@@ -428,8 +468,15 @@ impl Inner {
         Ok(dirs)
     }
 
+    /// What a layer takes with its recipe, to the block.
+    pub(crate) fn measure_layer(&self, chain: &ChainId) -> Result<Usage, StorageError> {
+        let mut usage = usage::measure(&self.layer_dir(chain))?.usage;
+        usage += usage::measure(&self.recipe(chain))?.usage;
+        Ok(usage)
+    }
+
     /// Writes everything to the disk: files, directories and the renames.
-    fn sync(&self) -> Result<(), StorageError> {
+    pub(crate) fn sync(&self) -> Result<(), StorageError> {
         let root = open_dir(&self.root)?;
         rustix::fs::syncfs(root).map_err(StorageError::io("sync the file system of", &self.root))
     }

@@ -76,6 +76,65 @@ fn from_unpacking_to_removal() {
     store.remove(&row.chain).unwrap();
 }
 
+/// `du` is asked what layers of every kind of file take.
+#[test]
+fn usage_is_what_du_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(&dir);
+    let large: Vec<u8> = (0..3_000_001_u32).map(|n| n.to_le_bytes()[1]).collect();
+    let attribute = [7; 3000];
+    let mut files = TestTar::new()
+        .dir("usr/")
+        .file("usr/large", &large)
+        .hard_link("usr/large-too", "usr/large")
+        .file("usr/replaced", b"first")
+        .file("usr/replaced", b"second")
+        .pax(&[("SCHILY.xattr.user.large", &attribute)])
+        .file("usr/attribute", b"x")
+        .symlink("usr/short", "large")
+        .extended(b'K', &[b'x'; 200])
+        .symlink("usr/long", "x")
+        .pax(&[
+            ("GNU.sparse.map", b"0,2,1000000,3"),
+            ("GNU.sparse.size", b"5000000"),
+        ])
+        .file("usr/sparse", b"12345")
+        .file(".wh.gone", b"");
+    // More names than one block of a directory takes.
+    for number in 0..500 {
+        files = files.file(&format!("usr/{number:090}"), b"some");
+    }
+    // An extent each, and more of them than an inode has room for.
+    let offsets: Vec<String> = (0..64).map(|n| format!("{},4096", n * 65536)).collect();
+    let map = offsets.join(",");
+    let fragments = TestTar::new()
+        .pax(&[
+            ("GNU.sparse.map", map.as_bytes()),
+            ("GNU.sparse.size", b"4194304"),
+        ])
+        .file("fragments", &vec![7; 64 * 4096]);
+    let rows = commit(&store, &[files.end(), fragments.end(), Vec::new()]);
+    let du = |paths: &[PathBuf]| -> u64 {
+        let output = std::process::Command::new("du")
+            .args(["--summarize", "--block-size=1", "--total"])
+            .args(paths)
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let total = text.lines().last().unwrap();
+        total.split('\t').next().unwrap().parse().unwrap()
+    };
+    let mut all = Vec::new();
+    for row in &rows {
+        let recipe = dir.path().join("recipes").join(row.chain.hex());
+        let paths = [store.path(&row.chain), recipe];
+        assert_eq!(row.size_bytes, du(&paths), "{row:?}");
+        all.extend(paths);
+    }
+    assert_eq!(store.usage().bytes, du(&all));
+    assert!(rows[0].size_bytes > 3_000_000);
+}
+
 #[test]
 fn what_is_not_committed_is_deleted() {
     let dir = tempfile::tempdir().unwrap();

@@ -10,6 +10,7 @@
 //! <root>/recipes/<hex of chain id>/   how to write its tar again, bit for bit
 //! <root>/containers/<id>/{upper,work} what a container changed
 //! <root>/containers/<id>/volumes/<n>  volumes that its image declares
+//! <root>/retired/<hex>-<random>/     directories that were layers, for containers that run on them
 //! <root>/empty/{0,1}                  directories for overlays of fewer layers than the kernel wants
 //! <root>/tmp/                         layers being unpacked, and what is being deleted; emptied at every start
 //! ```
@@ -28,6 +29,7 @@ mod limits;
 mod pipeline;
 mod recipe;
 mod removal;
+mod replace;
 mod rootfs;
 mod tarball;
 #[cfg(test)]
@@ -35,12 +37,14 @@ mod test_tar;
 mod tree;
 mod unpack;
 mod usage;
+mod verify;
 mod volume;
 
 pub use compression::Compression;
 pub use error::StorageError;
 pub use layers::{LayerStore, Unpacked};
 pub use limits::{Limit, UnpackLimits};
+pub use replace::Replaced;
 pub use rootfs::{IdShift, Rootfs};
 pub use tarball::TarError;
 pub use usage::{Measurement, Usage};

@@ -32,7 +32,7 @@ use rustix::{
     io::Errno,
 };
 
-use crate::{UnpackLimits, limits::Limit, tarball::Time, usage::Usage};
+use crate::{UnpackLimits, limits::Limit, tarball::Time};
 
 pub(crate) use attributes::{
     DEFAULT_ACL, OPAQUE, Owner, is_whiteout, set_default_acl, set_opaque, set_owner, timestamps,
@@ -43,9 +43,6 @@ pub(crate) use lookup::{components, look, open_below, open_dir};
 
 /// How many symbolic links are followed for one name: as many as the kernel does.
 const MAX_LINKS: usize = 40;
-
-/// What files, directories and so on occupy at least.
-const BLOCK_BYTES: u64 = 4096;
 
 /// What an item that is kept in memory takes beside its bytes: two heap blocks and a place in a collection.
 const HELD_OVERHEAD_BYTES: usize = 128;
@@ -73,7 +70,8 @@ pub(crate) struct Tree {
     link_components: u64,
     /// Bytes that are held in memory because of names and values that the layer chose.
     held_bytes: usize,
-    usage: Usage,
+    /// Files, directories and so on, each once however many names it has.
+    inodes: u64,
     /// Where replaced files are kept, how many are there, and the paths of those that nobody was told of yet.
     kept: OwnedFd,
     kept_count: u64,
@@ -99,7 +97,7 @@ impl Tree {
             implied: BTreeSet::new(),
             link_components: 0,
             held_bytes: 0,
-            usage: Usage::default(),
+            inodes: 1,
             kept,
             kept_count: 0,
             replaced: Vec::new(),
@@ -107,7 +105,6 @@ impl Tree {
         };
         // The root has attributes of its own only if the layer says so.
         tree.implied.insert(Vec::new());
-        tree.count(BLOCK_BYTES);
         tree
     }
 
@@ -227,7 +224,7 @@ impl Tree {
         for attempt in 0.. {
             match rustix::fs::mkdirat(self.fd(), name, Mode::RWXU) {
                 Ok(()) => {
-                    self.made(BLOCK_BYTES)?;
+                    self.made()?;
                     break;
                 }
                 Err(Errno::EXIST) if attempt == 0 => {
@@ -281,7 +278,6 @@ impl Tree {
     pub(crate) fn place<T>(
         &mut self,
         name: &[u8],
-        bytes: u64,
         what: &'static str,
         make: impl Fn(BorrowedFd<'_>) -> Result<T, Errno>,
     ) -> Result<T, TreeError> {
@@ -293,7 +289,7 @@ impl Tree {
             result => result,
         };
         let made = made.map_err(doing(what))?;
-        self.made(bytes)?;
+        self.made()?;
         Ok(made)
     }
 
@@ -303,7 +299,7 @@ impl Tree {
             rustix::fs::mknodat(fd, name, FileType::CharacterDevice, Mode::empty(), 0)
         };
         match make(self.fd()) {
-            Ok(()) => self.made(0),
+            Ok(()) => self.made(),
             // A whiteout concerns the layers below only: what this layer has itself stays, and hides them anyway,
             // unless it is a directory.
             Err(Errno::EXIST) => {
@@ -347,7 +343,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Sets the times that are still to be set, and tells what the tree takes.
+    /// Sets the times that are still to be set, and tells what the tree holds.
     pub(crate) fn finish(mut self) -> Result<Filled, TreeError> {
         for (path, acl) in std::mem::take(&mut self.default_acls) {
             match open_below(&self.root.fd, &path) {
@@ -360,14 +356,10 @@ impl Tree {
         self.leave_to(0)?;
         settle(&mut self.root)?;
         Ok(Filled {
-            usage: self.usage,
+            #[cfg(test)]
+            inodes: self.inodes,
             implied: self.implied.into_iter().collect(),
         })
-    }
-
-    /// Adds to what the tree takes.
-    pub(crate) fn count_bytes(&mut self, bytes: u64) {
-        self.usage.bytes += bytes.next_multiple_of(BLOCK_BYTES);
     }
 
     fn current(&self) -> &Level {
@@ -407,18 +399,13 @@ impl Tree {
     }
 
     /// Something was made in the current directory.
-    fn made(&mut self, bytes: u64) -> Result<(), TreeError> {
+    fn made(&mut self) -> Result<(), TreeError> {
         self.current_mut().touched = true;
-        self.count(bytes);
-        if self.usage.inodes > self.max_entries {
+        self.inodes += 1;
+        if self.inodes > self.max_entries {
             return Err(TreeError::Limit(Limit::Entries(self.max_entries)));
         }
         Ok(())
-    }
-
-    fn count(&mut self, bytes: u64) {
-        self.usage.inodes += 1;
-        self.usage.bytes += bytes;
     }
 
     /// Takes away what is under this name in the current directory, for an entry that replaces it. Files with contents, and
@@ -430,7 +417,7 @@ impl Tree {
         let is_dir = kind == FileType::Directory;
         if !is_dir && (kind != FileType::RegularFile || stat.st_size == 0) {
             if stat.st_nlink == 1 {
-                self.usage.inodes = self.usage.inodes.saturating_sub(1);
+                self.inodes = self.inodes.saturating_sub(1);
             }
             return rustix::fs::unlinkat(self.fd(), name, AtFlags::empty())
                 .map_err(doing("replace"));
@@ -477,7 +464,9 @@ impl Tree {
 
 /// What became of a tree.
 pub(crate) struct Filled {
-    pub(crate) usage: Usage,
+    /// How many there are of files, directories and so on.
+    #[cfg(test)]
+    pub(crate) inodes: u64,
     /// Directories that names implied but no entry made, in the order of their names. The root is the empty name.
     pub(crate) implied: Vec<Vec<u8>>,
 }

@@ -31,12 +31,18 @@ pub(crate) const OPAQUE_WHITEOUT: &[u8] = b".wh..wh..opq";
 /// What the names of aufs' own files begin with, which some old layers hold and which mean nothing.
 const AUFS_PREFIX: &[u8] = b".wh..wh.";
 
-/// How many bytes of zeros are worth a hole.
-const BLOCK_BYTES: u64 = 4096;
-
 /// From this size on, a file is on its way to the disk as soon as it is complete, so that the sync at the commit finds
 /// little left to do.
 const WRITEBACK_BYTES: u64 = 256 << 10;
+
+/// What is made of files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Contents {
+    /// Files as they are in the archive.
+    Whole,
+    /// Files of the same size with nothing in them but a hole.
+    Hollow,
+}
 
 /// Unpacks a tar into the empty directory `root`, and writes to `recipe` what is needed to write the tar again. Files that
 /// are replaced by later entries are moved to the directory `kept`.
@@ -45,6 +51,7 @@ pub(crate) fn unpack(
     root: OwnedFd,
     kept: OwnedFd,
     recipe: File,
+    contents: Contents,
     limits: &UnpackLimits,
 ) -> Result<Filled, StorageError> {
     let recorder =
@@ -53,6 +60,7 @@ pub(crate) fn unpack(
         tar: TarReader::new(input, limits, recorder),
         tree: Tree::new(root, kept, limits),
         limits,
+        contents,
         file_bytes: 0,
     };
     loop {
@@ -88,6 +96,7 @@ struct Unpacker<'a, R> {
     tar: TarReader<R>,
     tree: Tree,
     limits: &'a UnpackLimits,
+    contents: Contents,
     /// Sizes of all files so far, holes included.
     file_bytes: u64,
 }
@@ -195,18 +204,22 @@ impl<R: BufRead> Unpacker<'_, R> {
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = self
             .tree
-            .place(name, 0, "create the file", |parent| {
+            .place(name, "create the file", |parent| {
                 rustix::fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR)
             })
             .map_err(at)?;
         match extents {
+            _ if self.contents == Contents::Hollow => {
+                self.pass_over()?;
+                rustix::fs::ftruncate(&fd, member.size)
+                    .map_err(|errno| at(doing("set the size")(errno)))?;
+            }
             None => {
                 self.note_replaced()?;
                 let path = self.tree.path_of(name);
                 let stored = self.tar.stored_as(&path);
                 self.told(stored)?;
                 self.contents(member, &fd)?;
-                self.tree.count_bytes(member.size);
             }
             Some(extents) => self.extents(member, &fd, extents)?,
         }
@@ -215,7 +228,7 @@ impl<R: BufRead> Unpacker<'_, R> {
         rustix::fs::futimens(&fd, &tree::timestamps_of(member.modified))
             .map_err(doing("set the times"))
             .map_err(at)?;
-        if member.size >= WRITEBACK_BYTES {
+        if member.size >= WRITEBACK_BYTES && self.contents == Contents::Whole {
             sys::fs::start_writeback(&fd);
         }
         Ok(())
@@ -238,6 +251,19 @@ impl<R: BufRead> Unpacker<'_, R> {
                 Err(errno) => return Err(doing("write the file")(errno).of(&member.name)),
             };
             self.tar.consume(written);
+        }
+    }
+
+    /// Leaves a file's contents aside.
+    fn pass_over(&mut self) -> Result<(), StorageError> {
+        loop {
+            let entries = self.tar.entries();
+            let contents = self.tar.contents();
+            let count = contents.map_err(|error| tar_failed(entries, error))?.len();
+            if count == 0 {
+                return Ok(());
+            }
+            self.tar.consume(count);
         }
     }
 
@@ -268,7 +294,6 @@ impl<R: BufRead> Unpacker<'_, R> {
                 let taken = self.tar.consume_recorded(written);
                 self.told(taken)?;
             }
-            self.tree.count_bytes(extent.length + BLOCK_BYTES);
         }
         rustix::fs::ftruncate(fd, member.size).map_err(at)
     }
@@ -297,7 +322,7 @@ impl<R: BufRead> Unpacker<'_, R> {
             return Err(TreeError::Name("is a symbolic link to nothing"));
         }
         self.tree
-            .place(name, 0, "create the symbolic link", |parent| {
+            .place(name, "create the symbolic link", |parent| {
                 rustix::fs::symlinkat(target, parent, name)
             })?;
         self.unopened(member, name)
@@ -310,7 +335,7 @@ impl<R: BufRead> Unpacker<'_, R> {
         kind: FileType,
         device: u64,
     ) -> Result<(), TreeError> {
-        self.tree.place(name, 0, "create the node", |parent| {
+        self.tree.place(name, "create the node", |parent| {
             rustix::fs::mknodat(parent, name, kind, Mode::RUSR | Mode::WUSR, device)
         })?;
         self.unopened(member, name)?;

@@ -46,7 +46,14 @@ impl Place {
     fn unpack_limited(&self, tar: &[u8], limits: &UnpackLimits) -> Result<Filled, StorageError> {
         let open = |name: &str| OwnedFd::from(File::open(self.dir.path().join(name)).unwrap());
         let recipe = File::create(self.dir.path().join("recipe")).unwrap();
-        let result = unpack(tar, open("layer"), open("kept"), recipe, limits);
+        let result = unpack(
+            tar,
+            open("layer"),
+            open("kept"),
+            recipe,
+            Contents::Whole,
+            limits,
+        );
         let secret = self.dir.path().join("secret");
         assert_eq!(fs::read_to_string(&secret).unwrap(), SECRET);
         assert_eq!(fs::metadata(&secret).unwrap().nlink(), 1);
@@ -108,7 +115,7 @@ fn all_kinds_of_entries() {
         .node(EntryType::Fifo, "pipe", (0, 0), 0o2600)
         .end();
     let filled = place.unpack(&tar).unwrap();
-    assert_eq!(filled.usage.inodes, 8);
+    assert_eq!(filled.inodes, 8);
     assert!(filled.implied.is_empty());
 
     let passwd = place.look("etc/passwd");

@@ -5,10 +5,12 @@
 //! async caller runs them on a thread for blocking work; [`host_path`] never hangs. Nothing here keeps state but the count
 //! of children that [`host_path`] could not end, and nothing logs.
 
+pub mod background;
 pub mod cgroup;
 pub mod cgroup_files;
 mod child;
 mod error;
+pub mod fault;
 pub mod file_handle;
 pub mod fs;
 pub mod host_path;

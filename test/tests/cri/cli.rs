@@ -1,4 +1,5 @@
-//! The `pintle` command: serve's manners, version, config, check, run, image import, export, list and explain.
+//! The `pintle` command: serve's manners, version, config, check, run, image import, export, list, explain, inspect, remove,
+//! prune and verify.
 
 use std::{
     fs,
@@ -150,6 +151,38 @@ fn explain_tells_who_is_asked_and_what_went_wrong() {
         ensure!(!output.status.success(), "a wrong file is right");
         let words = text(&output.stderr);
         ensure!(words.contains("/run/test/registries.conf:"), "{words}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_reload_takes_over_pinned_images() {
+    world!(async |node| {
+        node.image("busybox:latest").await?;
+        let pinned = async || -> Result<Option<bool>> {
+            let image = node.cri().image(&registry::name("busybox:latest")).await?;
+            Ok(image.map(|image| image.pinned))
+        };
+        ensure!(pinned().await? == Some(false), "pinned by nobody");
+        let reload = |patterns: Value| -> Result<()> {
+            node.configure(json!({ "image": { "pinned": patterns } }))?;
+            let pid = node.server_pid().context("no server")?;
+            node::signal(pid, rustix::process::Signal::HUP)
+        };
+        reload(json!(["*BusyBox*"]))?;
+        settle::until_true("it is pinned", async || Ok(pinned().await? == Some(true))).await?;
+        reload(json!(["registry.example/*"]))?;
+        settle::until_true("it is not pinned", async || {
+            Ok(pinned().await? == Some(false))
+        })
+        .await?;
+        // The kubelet spares what is pinned; who asks for its removal means it.
+        reload(json!(["*"]))?;
+        settle::until_true("it is pinned", async || Ok(pinned().await? == Some(true))).await?;
+        node.cri()
+            .remove_image(&registry::name("busybox:latest"))
+            .await?;
+        ensure!(pinned().await?.is_none(), "it is still there");
         Ok(())
     });
 }
@@ -459,5 +492,114 @@ fn what_is_exported_is_the_same_image_and_others_can_read_it() {
             );
         }
         Ok(())
+    });
+}
+
+#[test]
+fn the_care_of_the_store() {
+    world!(async |node| {
+        let said = |output: Output| String::from_utf8_lossy(&output.stdout).into_owned();
+        let object = |arguments: &[&str]| -> Result<(Value, Option<i32>)> {
+            let output = pintle(arguments)?;
+            Ok((
+                serde_json::from_slice(&output.stdout)?,
+                output.status.code(),
+            ))
+        };
+        let name = registry::name("busybox:latest");
+        let (_, id) = node.sleeper("user").await?;
+        node.image("tags:1").await?;
+
+        let (all, _) = object(&["image", "list", "--json"])?;
+        let of = |name: &str| {
+            let images = all.as_array()?.iter();
+            images
+                .clone()
+                .find(|image| image["repoTags"][0] == name)
+                .cloned()
+        };
+        let busybox = of(&name).context("not listed")?;
+        ensure!(busybox["usedBytes"].as_u64() > Some(1 << 20), "{busybox}");
+        ensure!(busybox["reclaimableBytes"] == 0, "in use: {busybox}");
+        ensure!(busybox["containers"][0] == id.as_str(), "{busybox}");
+        let (details, _) = object(&["image", "inspect", "--json", &name])?;
+        ensure!(details["config"]["rootfs"]["type"] == "layers", "{details}");
+        ensure!(details["layers"][0]["shared"] == true, "{details}");
+        let text = said(pintle(&["image", "inspect", &name])?);
+        ensure!(
+            text.contains(&id) && text.contains("reclaimable   0 B"),
+            "{text}"
+        );
+        ensure!(
+            pintle(&["image", "inspect", "no/such:1"])?.status.code() == Some(69),
+            "an image that is not there"
+        );
+
+        // Damage: found, mended, and the container goes on with what it has.
+        let chain = details["layers"][0]["chainId"]
+            .as_str()
+            .context("no chain")?;
+        let layer = format!("{}/layers/{}", places::ROOT, &chain["sha256:".len()..]);
+        fs::write(format!("{layer}/etc/passwd"), "evil")?;
+        let (found, code) = object(&["image", "verify", "--json", &name])?;
+        ensure!(code == Some(1) && found["damaged"] == 1, "{found}");
+        let output = pintle(&["image", "verify", "--repair"])?;
+        let text = said(output);
+        ensure!(text.contains("1 damaged, 1 mended"), "{text}");
+        let cri = node.cri();
+        ensure!(
+            cri.sh(&id, "cat /etc/passwd").await? == "evil",
+            "not what it had"
+        );
+        ensure!(
+            cri.sh(&id, "ls /bin | wc -l")
+                .await?
+                .trim()
+                .parse::<u32>()?
+                > 100,
+            "gone"
+        );
+        let passwd = fs::read_to_string(format!("{layer}/etc/passwd"))?;
+        ensure!(passwd.starts_with("root:"), "{passwd}");
+        let retired = || anyhow::Ok(fs::read_dir(format!("{}/retired", places::ROOT))?.count());
+        ensure!(retired()? == 1, "the container's directory is not kept");
+        ensure!(
+            pintle(&["image", "verify"])?.status.success(),
+            "still damaged"
+        );
+
+        let planned = said(pintle(&["image", "prune", "--all", "--dry-run"])?);
+        ensure!(
+            planned.contains("tags:1") && !planned.contains(&name),
+            "{planned}"
+        );
+        ensure!(
+            said(pintle(&["image", "prune"])?).contains("0 B are free"),
+            "all have names"
+        );
+        let (pruned, _) = object(&["image", "prune", "--all", "--json"])?;
+        ensure!(
+            pruned["images"].as_array().map(Vec::len) == Some(1),
+            "{pruned}"
+        );
+        ensure!(
+            pintle(&["image", "remove", &name])?.status.success(),
+            "refused"
+        );
+        ensure!(cri.all_images().await?.is_empty(), "not removed");
+        let again = pintle(&["image", "remove", &name])?;
+        let words = String::from_utf8_lossy(&again.stderr).into_owned();
+        ensure!(
+            !again.status.success() && words.contains("no image"),
+            "{words}"
+        );
+
+        cri.stop(&id, 0).await?;
+        cri.remove(&id).await?;
+        settle::until_true("the container's directory goes with it", async || {
+            let layers = fs::read_dir(format!("{}/layers", places::ROOT))?.count();
+            Ok(retired()? == 0 && layers == 0)
+        })
+        .await
     });
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use state::{ChainId, Digest, ImageId, ImagesChange, LayerRow};
+use sys::fault::{self, FaultPoint};
 
 use crate::catalogue::record_of;
 use crate::error::ImageError;
@@ -41,6 +42,7 @@ impl Inner {
     async fn commit_locked(self: Arc<Self>, new: NewImage) -> Result<Arc<Image>, ImageError> {
         let what = format!("image {}", new.id);
         let mut records = self.records.lock().await;
+        fault::reach(FaultPoint::CommitBegun);
         let mut folders = Vec::with_capacity(new.prepared.len());
         for layer in &new.prepared {
             // Another image that shares the layer may have been faster.
@@ -84,12 +86,14 @@ impl Inner {
             manifest_digest: new.manifest_digest,
             raw_config: new.raw_config,
         };
+        fault::reach(FaultPoint::CommitUnrecorded);
         if let Err(error) = self.record(&record, &rows, &new.references).await {
             for row in &rows {
                 self.remove_layer(&row.chain).await;
             }
             return Err(error);
         }
+        fault::reach(FaultPoint::CommitRecorded);
         self.table.put_back(rows);
         // In this order: the old pins of an image that is renewed must not be its layers' last.
         let before = records.pins.insert(record.id.clone(), new.pins);
@@ -159,6 +163,7 @@ impl Inner {
                 })
                 .collect();
             inner.db.write(changes).await?;
+            fault::reach(FaultPoint::NamesRecorded);
             let record = record_of(image);
             inner.publish(|catalogue| catalogue.insert(&record, &missing));
             Ok(inner.catalogue.load().by_id(&id).cloned())

@@ -4,6 +4,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use state::{ChainId, ImagesChange};
+use sys::fault::{self, FaultPoint};
 
 use crate::error::ImageError;
 
@@ -25,7 +26,9 @@ impl Inner {
                 .cloned()
                 .map(ImagesChange::DeleteReference),
         );
+        fault::reach(FaultPoint::RemovalBegun);
         self.db.write(changes).await?;
+        fault::reach(FaultPoint::RemovalRecorded);
         self.publish(|catalogue| catalogue.remove(id));
         records.pins.remove(id);
         self.reap(&mut records).await
@@ -50,6 +53,7 @@ impl Inner {
         if !self.swept.load(Ordering::SeqCst) {
             return Ok(());
         }
+        self.release_retired().await;
         let rows = self.table.take_unused();
         if rows.is_empty() {
             return Ok(());
@@ -62,10 +66,26 @@ impl Inner {
             self.table.put_back(rows);
             return Err(error.into());
         }
+        fault::reach(FaultPoint::LayersForgotten);
         for row in &rows {
             self.remove_layer(&row.chain).await;
         }
         Ok(())
+    }
+
+    /// Removes directories that were replaced and that no container has mounted any more.
+    async fn release_retired(&self) {
+        for retired in self.table.take_unleased() {
+            let layers = self.layers.clone();
+            let released = tokio::task::spawn_blocking(move || {
+                if let Err(error) = layers.release(&retired) {
+                    tracing::warn!(%error, "a replaced layer stays on the disk until the next start");
+                }
+            });
+            if released.await.is_err() {
+                tracing::warn!("the removal of a replaced layer was interrupted");
+            }
+        }
     }
 
     /// A layer that will not go is left to the next start, which finds it without a row.

@@ -1,7 +1,7 @@
 //! What stays and what goes.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use image::{ImageError, ImageLease};
 use state::ChainId;
@@ -140,7 +140,7 @@ async fn images_and_leases_outlive_a_restart() {
     let removed = Published::of_files(&[("removed", b"2")]);
     let registry = registry_with(&[("kept", &kept), ("removed", &removed)]).await;
     let node = Node::with(&[&registry.host], |config| {
-        config.pinned = vec!["kept.example/x".into()];
+        config.pinned = vec!["kept.example/x".parse().unwrap()];
     });
     node.images.sweep().await.unwrap();
     let first = node.pull(&registry.reference("app:kept")).await.unwrap();
@@ -225,7 +225,53 @@ async fn pinned_images_say_so() {
     let registry = registry_with(&[("1", &image)]).await;
     let name = registry.reference("pause:1");
     let node = Node::with(&[&registry.host], |config| {
-        config.pinned = vec![name.clone()];
+        config.pinned = vec![name.parse().unwrap()];
     });
     assert!(node.pull(&name).await.unwrap().pinned);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pinned_image_is_removed_when_it_is_asked_for() {
+    let image = Published::of_files(&[("a", b"1")]);
+    let registry = registry_with(&[("1", &image)]).await;
+    let name = registry.reference("pause:1");
+    let node = Node::with_plain_hosts(&[&registry.host]);
+    node.images.sweep().await.unwrap();
+    assert!(!node.pull(&name).await.unwrap().pinned);
+    let all = vec!["*".parse().unwrap()];
+    node.images.set_pinned(all).await;
+    assert!(node.images.get(&name).unwrap().pinned);
+    node.images.remove(&name).await.unwrap();
+    node.assert_untouched().await;
+}
+
+/// A removal is a few renames, however much there is to be deleted. Measured against the deletion itself, of a tree like it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_does_not_wait_for_the_deletion() {
+    let names: Vec<String> = (0..5_000).map(|n| format!("{}/{n}", n % 100)).collect();
+    let files: Vec<(&str, &[u8])> = names
+        .iter()
+        .map(|name| (name.as_str(), b"some".as_slice()))
+        .collect();
+    let image = Published::of_tars(vec![tar_of(&files)], Packing::Gzip, Family::Oci);
+    let registry = registry_with(&[("1", &image)]).await;
+    let node = Node::with_plain_hosts(&[&registry.host]);
+    node.images.sweep().await.unwrap();
+    let name = registry.reference("app:1");
+    // The best of three: other tests take the machine's time, too.
+    let mut shortest = Duration::MAX;
+    let mut deletion = Duration::MAX;
+    for _ in 0..3 {
+        node.pull(&name).await.unwrap();
+        let start = Instant::now();
+        node.images.remove(&name).await.unwrap();
+        shortest = shortest.min(start.elapsed());
+        assert!(node.layers_on_disk().is_empty());
+        assert!(node.leftovers().await.is_empty());
+        deletion = deletion.min(start.elapsed());
+    }
+    assert!(
+        shortest * 2 < deletion,
+        "{shortest:?} for the answer, {deletion:?} until all is deleted"
+    );
 }

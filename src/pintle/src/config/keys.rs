@@ -17,7 +17,7 @@ use tracing_subscriber::filter::Targets;
 use super::{
     node::Value,
     proxy::ProxyAddress,
-    scalars::{ByteSize, Limit, RegistryHost, Table, words},
+    scalars::{ByteSize, Limit, Pinned, RegistryHost, Table, words},
     setting::{Named, Scalar, scalar_settings, section},
 };
 
@@ -164,8 +164,9 @@ section! {
         ],
         /// HTTP proxies on the way to registries.
         @live proxy: Proxies = Proxies::default(),
-        /// Images that garbage collection must spare, by reference.
-        pinned: Vec<String> = Vec::new(),
+        /// Images that garbage collection must spare: a name (`registry.example/app:1`), the beginning of names
+        /// (`registry.example/*`), or a part of names (`*pause*`). RemoveImage removes them all the same.
+        @live pinned: Vec<Pinned> = Vec::new(),
         /// Authentication file of the node, as podman (`auth.json`) and Docker (`config.json`) have it, for pulls that bring no
         /// credentials. Read for every pull, and need not be there. Null: none.
         auth_file: Option<PathBuf> = Some("/etc/pintle/auth.json".into()),

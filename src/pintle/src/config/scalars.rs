@@ -142,6 +142,25 @@ impl Scalar for RegistryHost {
     }
 }
 
+/// Names of images.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Pinned(pub(crate) image::PinnedImages);
+
+impl Scalar for Pinned {
+    const EXPECTED: &'static str = "a name of an image, the beginning of names with `*` behind it, or a part of names between two `*`";
+
+    fn from_value(value: &Value) -> Option<Self> {
+        match value {
+            Value::Text(text) => text.parse().ok().map(Self),
+            _ => None,
+        }
+    }
+
+    fn to_yaml(&self) -> String {
+        quoted(self.0.as_str())
+    }
+}
+
 /// Text as YAML: plain where that cannot be misread, else in double quotes (JSON's escapes are YAML's too).
 pub(crate) fn quoted(text: &str) -> String {
     let plain = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/')

@@ -2,24 +2,34 @@
 
 use std::fmt::Write;
 
-use api::cri;
+use api::{admin::ImageDetails, cri};
 
-/// Columns: name, id, size; one line per name, so that each can be copied.
-pub(super) fn table(images: &[cri::Image]) -> String {
-    let mut rows = vec![("IMAGE".to_owned(), "ID".to_owned(), "SIZE".to_owned())];
-    for image in images {
-        let id = short(&image.id);
-        let size = size(image.size);
+/// Columns: name, id, bytes on the disk, bytes that a removal gives back; one line per name, so that each can be copied.
+pub(super) fn table(images: &[ImageDetails]) -> String {
+    let head = ["IMAGE", "ID", "SIZE", "RECLAIMABLE"].map(str::to_owned);
+    let mut rows = vec![head];
+    for details in images {
+        let Some(image) = &details.image else {
+            continue;
+        };
         for name in names_of(image) {
-            rows.push((name.to_owned(), id.to_owned(), size.clone()));
+            rows.push([
+                name.to_owned(),
+                short(&image.id).to_owned(),
+                size(details.used_bytes),
+                size(details.reclaimable_bytes),
+            ]);
         }
     }
     rows[1..].sort();
-    let width = rows.iter().map(|row| row.0.len()).max().unwrap_or(0);
+    let width = rows.iter().map(|row| row[0].len()).max().unwrap_or(0);
     let mut text = String::new();
-    for (name, id, size) in rows {
+    for [name, id, size, reclaimable] in rows {
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "{name:<width$}  {id:<12}  {size:>10}");
+        let _ = writeln!(
+            text,
+            "{name:<width$}  {id:<12}  {size:>10}  {reclaimable:>11}"
+        );
     }
     text
 }
@@ -35,24 +45,28 @@ pub(super) fn names(images: &[cri::Image]) -> String {
 }
 
 /// An array of objects.
-pub(super) fn json(images: &[cri::Image]) -> String {
+pub(super) fn json(images: &[ImageDetails]) -> String {
     let images: Vec<serde_json::Value> = images
         .iter()
-        .map(|image| {
-            serde_json::json!({
+        .filter_map(|details| {
+            let image = details.image.as_ref()?;
+            Some(serde_json::json!({
                 "id": image.id,
                 "repoTags": image.repo_tags,
                 "repoDigests": image.repo_digests,
                 "sizeBytes": image.size,
+                "usedBytes": details.used_bytes,
+                "reclaimableBytes": details.reclaimable_bytes,
                 "pinned": image.pinned,
-            })
+                "containers": details.containers,
+            }))
         })
         .collect();
     format!("{:#}", serde_json::Value::from(images))
 }
 
 /// Tags; the digests of an image without tags; its id without either.
-fn names_of(image: &cri::Image) -> Vec<&str> {
+pub(super) fn names_of(image: &cri::Image) -> Vec<&str> {
     let names = match (&image.repo_tags[..], &image.repo_digests[..]) {
         ([], []) => std::slice::from_ref(&image.id),
         ([], digests) => digests,
@@ -67,7 +81,7 @@ fn short(id: &str) -> &str {
 }
 
 /// With one decimal, in the greatest unit that leaves a number from 1 on.
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
     if bytes < 1024 {
         return format!("{bytes} B");
@@ -84,7 +98,7 @@ fn size(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use api::cri;
+    use api::{admin::ImageDetails, cri};
     use rstest::rstest;
 
     use super::{names, size, table};
@@ -107,7 +121,6 @@ mod tests {
             id: format!("sha256:{id}"),
             repo_tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
             repo_digests: digests.iter().map(|digest| (*digest).to_owned()).collect(),
-            size: 2048,
             ..cri::Image::default()
         };
         let images = [
@@ -119,14 +132,23 @@ mod tests {
             image("1123456789abcdef", &[], &["r.example/c@y"]),
             image("2", &[], &[]),
         ];
+        let details: Vec<ImageDetails> = images
+            .iter()
+            .map(|image| ImageDetails {
+                image: Some(image.clone()),
+                used_bytes: 2048,
+                reclaimable_bytes: 1000,
+                ..ImageDetails::default()
+            })
+            .collect();
         let expected = "\
-IMAGE          ID                  SIZE
-r.example/a:1  0123456789ab     2.0 KiB
-r.example/b:1  0123456789ab     2.0 KiB
-r.example/c@y  1123456789ab     2.0 KiB
-sha256:2       2                2.0 KiB
+IMAGE          ID                  SIZE  RECLAIMABLE
+r.example/a:1  0123456789ab     2.0 KiB       1000 B
+r.example/b:1  0123456789ab     2.0 KiB       1000 B
+r.example/c@y  1123456789ab     2.0 KiB       1000 B
+sha256:2       2                2.0 KiB       1000 B
 ";
-        assert_eq!(table(&images), expected);
+        assert_eq!(table(&details), expected);
         assert_eq!(
             names(&images),
             "r.example/b:1\nr.example/a:1\nr.example/c@y\nsha256:2\n"

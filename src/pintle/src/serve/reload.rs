@@ -19,7 +19,7 @@ pub(crate) struct Running<'a> {
     pub(crate) config: &'a mut Config,
     /// Takes another level.
     pub(crate) log: &'a Log,
-    /// Take other settings of registries.
+    /// Take other settings of registries, and other pinned images.
     pub(crate) images: &'a Images,
     /// Takes more runtimes.
     pub(crate) engine: &'a Engine,
@@ -82,6 +82,10 @@ impl Running<'_> {
         own.registries_conf.clone_from(&image.registries_conf);
         own.certs_dirs.clone_from(&image.certs_dirs);
         own.proxy.clone_from(&image.proxy);
+        if own.pinned != image.pinned {
+            self.images.set_pinned(assemble::pinned(new)).await;
+            own.pinned.clone_from(&image.pinned);
+        }
         // Also those that could not be used when they were looked at last: they may be installed by now.
         let mut additions = config.clone();
         additions.runtimes.clone_from(&new.runtimes);

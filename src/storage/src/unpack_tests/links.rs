@@ -118,5 +118,5 @@ fn hard_links_within() {
     let filled = place.unpack(&tar).unwrap();
     assert_eq!(place.look("a/b/file").nlink(), 5);
     assert_eq!(place.read("other"), "1");
-    assert_eq!(filled.usage.inodes, 1 + 3 + 2 + 1);
+    assert_eq!(filled.inodes, 1 + 3 + 2 + 1);
 }
