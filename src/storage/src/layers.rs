@@ -17,8 +17,11 @@ use rustix::fs::{CWD, Mode, OFlags};
 use state::{ChainId, DiffId, LayerRow};
 
 use crate::{
-    Compression, StorageError, UnpackLimits, Usage, adopt, export, pipeline, recipe,
+    Compression, StorageError, UnpackLimits, Usage, adopt, blob, export,
+    pipeline::{self, TarStream},
+    recipe,
     removal::{Trash, fresh_name},
+    tree::Filled,
     unpack,
 };
 
@@ -83,6 +86,16 @@ impl fmt::Debug for Unpacked {
             self.dir.path.display()
         )
     }
+}
+
+/// A layer that is about to be filled.
+struct NewLayer {
+    /// Its empty directory.
+    layer: OwnedFd,
+    /// Where files go that are replaced.
+    kept: OwnedFd,
+    /// The file for its recipe.
+    recipe: File,
 }
 
 /// A directory in `tmp/` that is deleted when this is dropped.
@@ -193,6 +206,33 @@ impl LayerStore {
         compression: Compression,
         limits: &UnpackLimits,
     ) -> Result<Unpacked, StorageError> {
+        self.fill(reader, compression, limits, |tar, new| {
+            unpack::unpack(tar, new.layer, new.kept, new.recipe, limits)
+        })
+    }
+
+    /// Stores what is read, as it is, as a layer of one file: `name` is its path in the layer. [`Unpacked::diff`] is the
+    /// SHA-256 digest of the content. Blocks and fails as [`Self::unpack`] does.
+    pub fn store_blob(
+        &self,
+        reader: impl Read,
+        name: &str,
+        limits: &UnpackLimits,
+    ) -> Result<Unpacked, StorageError> {
+        self.fill(reader, Compression::Plain, limits, |content, new| {
+            let name = name.as_bytes();
+            blob::store(content, name, new.layer, new.kept, new.recipe, limits)
+        })
+    }
+
+    /// Makes a layer aside and has it filled with what comes out of `reader` and its compression.
+    fn fill(
+        &self,
+        reader: impl Read,
+        compression: Compression,
+        limits: &UnpackLimits,
+        fill: impl FnOnce(&mut TarStream, NewLayer) -> Result<Filled, StorageError> + Send,
+    ) -> Result<Unpacked, StorageError> {
         let dir = TempDir {
             path: self.inner.root.join("tmp").join(fresh_name("layer")),
             trash: self.inner.trash.clone(),
@@ -207,9 +247,12 @@ impl LayerStore {
         let kept = open_dir(&kept)?;
         let recipe = recipe::file_in(&dir.recipe());
         let file = File::create_new(&recipe).map_err(StorageError::io("create", &recipe))?;
-        let (filled, diff) = pipeline::run(reader, compression, limits, |tar| {
-            unpack::unpack(tar, root, kept, file, limits)
-        })?;
+        let new = NewLayer {
+            layer: root,
+            kept,
+            recipe: file,
+        };
+        let (filled, diff) = pipeline::run(reader, compression, limits, |tar| fill(tar, new))?;
         let mut usage = filled.usage;
         let recipe = fs::metadata(&recipe).map_err(StorageError::io("look at", &recipe))?;
         // The recipe itself, and the two directories around it.

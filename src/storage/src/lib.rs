@@ -20,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 mod adopt;
+mod blob;
 mod compression;
 mod error;
 mod export;

@@ -36,7 +36,7 @@ const BLOCK_BYTES: u64 = 4096;
 
 /// From this size on, a file is on its way to the disk as soon as it is complete, so that the sync at the commit finds
 /// little left to do.
-const WRITEBACK_BYTES: u64 = 256 << 10;
+pub(crate) const WRITEBACK_BYTES: u64 = 256 << 10;
 
 /// Unpacks a tar into the empty directory `root`, and writes to `recipe` what is needed to write the tar again. Files that
 /// are replaced by later entries are moved to the directory `kept`.
