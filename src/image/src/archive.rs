@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::artifact::ImageKind;
 use crate::error::ImageError;
 use crate::image::Image;
 use crate::reference::Reference;
@@ -72,6 +73,12 @@ impl Images {
             name: name.to_owned(),
         };
         let image = self.get(name).ok_or_else(absent)?;
+        if image.kind == ImageKind::Artifact {
+            return Err(ImageError::unsupported(
+                format!("the export of {name}"),
+                "it is an OCI artifact; copy it from its registry with oras or skopeo",
+            ));
+        }
         let lease = self.lease(&image.id).ok_or_else(absent)?;
         let asked_for = Reference::parse(name)
             .map(|reference| reference.identity())

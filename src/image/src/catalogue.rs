@@ -124,6 +124,7 @@ impl Catalogue {
             .any(|reference| self.pinned.contains(reference));
         Image {
             id: record.id.clone(),
+            kind: record.kind,
             repo_tags,
             repo_digests,
             size_bytes: record.size_bytes,
@@ -141,6 +142,7 @@ impl Catalogue {
 pub(crate) fn record_of(image: &Image) -> ImageRecord {
     ImageRecord {
         id: image.id.clone(),
+        kind: image.kind,
         layers: image.layers.clone(),
         size_bytes: image.size_bytes,
         config: Arc::clone(&image.config),

@@ -10,6 +10,7 @@
 //! | `credentials` | secrets that cannot be printed |
 //! | `registry` | HTTP: tokens, redirects, retries, stalls, mirrors |
 //! | `manifest`, `image` | documents that registries hand out, read and refused |
+//! | `artifact` | OCI artifacts: which files they stand for |
 //! | `pull` | from a reference to a committed image, layers in parallel and in one pass |
 //! | `flight` | one job however many ask, ended when nobody waits |
 //! | `layers` | which layer is needed by whom |
@@ -22,6 +23,7 @@
 #![forbid(unsafe_code)]
 
 mod archive;
+mod artifact;
 mod catalogue;
 mod config;
 mod credentials;
@@ -37,6 +39,7 @@ mod registry;
 mod store;
 
 pub use archive::ArchiveFormat;
+pub use artifact::ImageKind;
 pub use config::{ImageLimits, ImagesConfig, Platform, RegistryConfig, Timeouts};
 pub use credentials::{Credentials, CredentialsError};
 pub use error::ImageError;

@@ -8,9 +8,11 @@
 extern crate pintle_image as image;
 
 mod archives;
+mod artifacts;
 mod authentication;
 mod bad_documents;
 mod bad_registry;
+mod chunked;
 mod disk_full;
 mod faulty;
 mod node;

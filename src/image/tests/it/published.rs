@@ -103,6 +103,40 @@ impl Published {
         }
     }
 
+    /// An artifact of these blobs, each with its title if it has one.
+    pub(crate) fn artifact(blobs: &[(Option<&str>, &[u8])]) -> Self {
+        let layers: Vec<Value> = blobs
+            .iter()
+            .map(|(title, blob)| {
+                let mut layer = descriptor("application/x.test.content", blob);
+                if let Some(title) = title {
+                    // The second one is how ORAS's client knows that it is to unpack a folder's tar.
+                    layer["annotations"] = json!({
+                        "org.opencontainers.image.title": title,
+                        "io.deis.oras.content.unpack": "true",
+                    });
+                }
+                layer
+            })
+            .collect();
+        let config = b"{}".to_vec();
+        let manifest_type = "application/vnd.oci.image.manifest.v1+json";
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": manifest_type,
+            "artifactType": "application/x.test",
+            "config": descriptor("application/vnd.oci.empty.v1+json", &config),
+            "layers": layers,
+        });
+        Self {
+            manifest: manifest.to_string().into_bytes(),
+            manifest_type,
+            config,
+            layers: blobs.iter().map(|(_, blob)| blob.to_vec()).collect(),
+            tars: Vec::new(),
+        }
+    }
+
     pub(crate) fn digest(&self) -> Digest {
         Digest::sha256_of(&self.manifest)
     }
