@@ -21,3 +21,5 @@ mod pulls;
 mod real_registry;
 mod records;
 mod tls;
+mod token_server;
+mod tokens;

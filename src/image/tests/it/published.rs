@@ -1,6 +1,7 @@
 //! Images to be pulled, made byte by byte.
 
 use std::io::Write;
+use std::path::Path;
 
 use serde_json::{Value, json};
 use state::Digest;
@@ -147,6 +148,20 @@ impl Published {
 
     pub(crate) fn layer_digest(&self, position: usize) -> Digest {
         Digest::sha256_of(&self.layers[position])
+    }
+
+    /// Writes an OCI layout of this one image, for tools that read such.
+    pub(crate) fn write_layout(&self, folder: &Path) {
+        let blobs = folder.join("blobs/sha256");
+        std::fs::create_dir_all(&blobs).unwrap();
+        for blob in self.blobs().iter().chain([&self.manifest]) {
+            std::fs::write(blobs.join(Digest::sha256_of(blob).hex()), blob).unwrap();
+        }
+        let entry = descriptor(self.manifest_type, &self.manifest);
+        let index = json!({"schemaVersion": 2, "manifests": [entry]}).to_string();
+        std::fs::write(folder.join("index.json"), index).unwrap();
+        let version = r#"{"imageLayoutVersion":"1.0.0"}"#;
+        std::fs::write(folder.join("oci-layout"), version).unwrap();
     }
 
     /// Every blob: configuration and layers.
