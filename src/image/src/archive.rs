@@ -29,6 +29,8 @@ use crate::reference::Reference;
 use crate::store::Images;
 
 use spool::Source;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use spool::nameless;
 
 /// The two kinds of archive that are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +92,17 @@ impl Images {
         };
         export::run(&self.inner, &image, lease, tags, writer, format).await
     }
+}
+
+/// How many images an archive holds, by what its documents say.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn contents(
+    file: std::fs::File,
+    platform: &crate::config::Platform,
+    limits: &crate::config::ImageLimits,
+) -> Result<usize, ImageError> {
+    let tape = tape::Tape::read(file)?;
+    Ok(layout::read(&tape, platform, limits)?.len())
 }
 
 fn parse_names(names: &[String]) -> Result<Vec<Reference>, ImageError> {

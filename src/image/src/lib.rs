@@ -29,6 +29,8 @@ mod config;
 mod credentials;
 mod error;
 mod flight;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod hashing;
 mod image;
 mod layers;

@@ -24,6 +24,8 @@ mod blob;
 mod compression;
 mod error;
 mod export;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod layers;
 mod limits;
 mod pipeline;

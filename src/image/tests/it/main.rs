@@ -13,6 +13,7 @@ mod authentication;
 mod bad_documents;
 mod bad_registry;
 mod chunked;
+mod debian;
 mod disk_full;
 mod faulty;
 mod node;
