@@ -225,8 +225,11 @@ fn fill() -> Result<()> {
     Ok(())
 }
 
-/// The artifacts' tags and files.
-pub fn artifacts() -> [(&'static str, Vec<(&'static str, &'static [u8])>); 2] {
+/// A tag and the files of its artifact, each with its title.
+pub type Tagged = (&'static str, Vec<(&'static str, &'static [u8])>);
+
+/// The artifacts that it holds.
+pub fn artifacts() -> [Tagged; 2] {
     let weights: (_, &[u8]) = ("models/weights.bin", b"weights\n");
     let script = b"#!/bin/sh\necho ran\n";
     [

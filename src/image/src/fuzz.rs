@@ -113,12 +113,14 @@ mod test {
 
     use super::*;
 
+    type Target<'a> = (&'a str, &'a dyn Fn(&[u8]));
+
     /// The seeds of the targets, which are also where they begin. A finding is kept by adding it to them.
     #[test]
     fn every_seed_passes() {
         let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../test/fuzz/seeds");
         let folder = std::env::temp_dir();
-        let targets: [(&str, &dyn Fn(&[u8])); 4] = [
+        let targets: [Target<'_>; 4] = [
             ("reference", &reference),
             ("manifest", &manifest),
             ("image_config", &config),

@@ -73,6 +73,14 @@ fn a_name_stays_inside(#[case] name: &str) {
     assert_eq!(fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);
 }
 
+/// A connection that breaks.
+struct Breaking;
+impl Read for Breaking {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::ConnectionAborted.into())
+    }
+}
+
 #[test]
 fn a_blob_is_bounded_and_a_broken_one_is_deleted() {
     let dir = TempDir::new().unwrap();
@@ -90,12 +98,6 @@ fn a_blob_is_bounded_and_a_broken_one_is_deleted() {
     );
     assert!(wanted, "{error}");
 
-    struct Breaking;
-    impl Read for Breaking {
-        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-            Err(io::ErrorKind::ConnectionAborted.into())
-        }
-    }
     let broken = b"beginning".chain(Breaking);
     let error = store.store_blob(broken, "a", &limits).unwrap_err();
     assert!(matches!(error, StorageError::Read(_)), "{error}");

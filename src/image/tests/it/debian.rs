@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs::{self, File, Permissions};
 use std::io::{Seek, SeekFrom, Write as _};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown, lchown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -105,11 +105,11 @@ async fn compare() {
     for (name, told) in &theirs {
         let other = ours.get(name);
         if other != Some(told) {
-            writeln!(differences, "{name:?}: umoci {told:?}, we {other:?}").unwrap();
+            writeln!(differences, "{}: umoci {told:?}, we {other:?}", shown(name)).unwrap();
         }
     }
     for name in ours.keys().filter(|name| !theirs.contains_key(*name)) {
-        writeln!(differences, "{name:?}: only ours").unwrap();
+        writeln!(differences, "{}: only ours", shown(name)).unwrap();
     }
     let some: Vec<&str> = differences.lines().take(20).collect();
     assert!(some.is_empty(), "{}", some.join("\n"));
@@ -302,6 +302,11 @@ fn special_files(at: &Path, attributes: bool) {
             "+",
         ],
     );
+}
+
+/// A name on one line.
+fn shown(name: &Path) -> String {
+    name.as_os_str().as_bytes().escape_ascii().to_string()
 }
 
 /// What matters of a file.
