@@ -315,6 +315,33 @@ impl Image {
         })
     }
 
+    /// An OCI artifact of files with their titles. Its id is its manifest's digest.
+    pub fn artifact(files: &[(&str, &[u8])]) -> Result<Self> {
+        let mut layers = Vec::new();
+        let mut described = Vec::new();
+        for (title, data) in files {
+            let blob = Blob::new("application/x.test.content", data.to_vec());
+            let mut descriptor = blob.descriptor();
+            descriptor["annotations"] = json!({ "org.opencontainers.image.title": title });
+            described.push(descriptor);
+            layers.push(blob);
+        }
+        let config = Blob::new("application/vnd.oci.empty.v1+json", b"{}".to_vec());
+        let media_type = "application/vnd.oci.image.manifest.v1+json";
+        let manifest = serde_json::to_vec(&json!({
+            "schemaVersion": 2,
+            "mediaType": media_type,
+            "artifactType": "application/x.test",
+            "config": config.descriptor(),
+            "layers": described,
+        }))?;
+        Ok(Self {
+            layers,
+            config,
+            manifest: Blob::new(media_type, manifest),
+        })
+    }
+
     /// The image's id.
     pub fn id(&self) -> &str {
         &self.config.digest

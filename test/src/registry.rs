@@ -12,6 +12,7 @@
 //! | `multi:latest` | an index over two architectures |
 //! | `settings:latest` | an image configuration that sets everything |
 //! | `users/…:latest` | one image per kind of `User` |
+//! | `artifact:latest`, `artifact:other` | OCI artifacts of files, one of which they share |
 //! | `tags:1`, `tags:2`, `tags:3`, `same:latest` | one image under four names |
 
 use std::{
@@ -33,7 +34,7 @@ use crate::{
 pub const HOST: &str = "127.0.0.1:5000";
 
 /// Changes with what is in the storage, so that an old one is not taken for a new one.
-const STORAGE: &str = "registry-3";
+const STORAGE: &str = "registry-4";
 
 /// Name of an image in the registry.
 pub fn name(image: &str) -> String {
@@ -233,12 +234,32 @@ fn fill() -> Result<()> {
         &name("volumes:latest"),
         &[],
     )?;
+    for (tag, files) in artifacts() {
+        let name = name(&format!("artifact:{tag}"));
+        push(&Image::artifact(&files)?, &name, &["--preserve-digests"])?;
+    }
     let same = Layer::new().file("same-image", 0o644, b"")?.tar()?;
     let same = Image::new(&[base, same], Packing::Gzip, &plain)?;
     for tag in ["tags:1", "tags:2", "tags:3", "same:latest"] {
         push(&same, &name(tag), &[])?;
     }
     Ok(())
+}
+
+/// A tag and the files of its artifact, each with its title.
+pub type Tagged = (&'static str, Vec<(&'static str, &'static [u8])>);
+
+/// The artifacts that it holds.
+pub fn artifacts() -> [Tagged; 2] {
+    let weights: (_, &[u8]) = ("models/weights.bin", b"weights\n");
+    let script = b"#!/bin/sh\necho ran\n";
+    [
+        (
+            "latest",
+            vec![("card.md", b"card\n"), weights, ("models/run.sh", script)],
+        ),
+        ("other", vec![("card.md", b"another card\n"), weights]),
+    ]
 }
 
 /// Two layers on top of busybox, in which a reader of layers can get everything wrong.

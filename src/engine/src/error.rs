@@ -20,6 +20,9 @@ pub enum EngineError {
     AmbiguousId { id: String, what: &'static str },
     #[error("image {0:?} is not on this node: pull it first")]
     ImageNotFound(String),
+    /// The image that a container is to run has nothing to run.
+    #[error("{0} is an OCI artifact, it can only be mounted as an image volume")]
+    ArtifactAsImage(String),
     #[error("runtime handler {name:?} is not configured; the configured ones are {known}")]
     UnknownHandler { name: String, known: String },
     #[error("{field}: {why}")]

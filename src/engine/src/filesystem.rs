@@ -13,12 +13,12 @@ use std::{
     time::Duration,
 };
 
-use image::{Image, ImageLease};
+use image::{Image, ImageKind, ImageLease};
 use rustix::{
     fs::{AtFlags, FileType, StatxFlags},
     io::Errno,
 };
-use spec::model::{ContainerConfig, Mount, Propagation, UserNamespace};
+use spec::model::{ContainerConfig, ImageSpec, Mount, Propagation, UserNamespace};
 use state::{ChainId, ContainerId};
 use storage::{IdShift, LayerStore, Rootfs, VolumeBudget, VolumeOrder};
 use sys::{
@@ -118,6 +118,9 @@ impl Node {
     ) -> Result<(Images, ImageLease), EngineError> {
         let missing = || EngineError::ImageNotFound(config.image.image.clone());
         let own = self.images.get(&config.image.image).ok_or_else(missing)?;
+        if own.kind == ImageKind::Artifact {
+            return Err(EngineError::ArtifactAsImage(asked_for(&config.image)));
+        }
         let mut volumes = Vec::with_capacity(config.mounts.len());
         for mount in &config.mounts {
             let image = match &mount.image {
@@ -302,6 +305,13 @@ fn is_taken(path: &Path, clients: &[&Path]) -> bool {
     path.parent().is_none()
         || NOT_FOR_VOLUMES.iter().any(|place| path.starts_with(place))
         || clients.iter().any(|client| path.starts_with(client))
+}
+
+/// How the user calls an image, which the client may have replaced by an id.
+fn asked_for(image: &ImageSpec) -> String {
+    let names = [&image.user_specified_image, &image.image];
+    let name = names.into_iter().find(|name| !name.is_empty());
+    name.cloned().unwrap_or_default()
 }
 
 /// An image as a volume: its layers, read-only, or what is below a path inside.

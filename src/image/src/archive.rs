@@ -22,12 +22,15 @@ use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::artifact::ImageKind;
 use crate::error::ImageError;
 use crate::image::Image;
 use crate::reference::Reference;
 use crate::store::Images;
 
 use spool::Source;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use spool::nameless;
 
 /// The two kinds of archive that are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +75,12 @@ impl Images {
             name: name.to_owned(),
         };
         let image = self.get(name).ok_or_else(absent)?;
+        if image.kind == ImageKind::Artifact {
+            return Err(ImageError::unsupported(
+                format!("the export of {name}"),
+                "it is an OCI artifact; copy it from its registry with oras or skopeo",
+            ));
+        }
         let lease = self.lease(&image.id).ok_or_else(absent)?;
         let asked_for = self
             .inner
@@ -86,6 +95,17 @@ impl Images {
         };
         export::run(&self.inner, &image, lease, tags, writer, format).await
     }
+}
+
+/// How many images an archive holds, by what its documents say.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn contents(
+    file: std::fs::File,
+    platform: &crate::config::Platform,
+    limits: &crate::config::ImageLimits,
+) -> Result<usize, ImageError> {
+    let tape = tape::Tape::read(file)?;
+    Ok(layout::read(&tape, platform, limits)?.len())
 }
 
 fn parse_names(names: &[String]) -> Result<Vec<Reference>, ImageError> {

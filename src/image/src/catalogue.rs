@@ -140,6 +140,7 @@ impl Catalogue {
         let pinned = self.is_pinned(repo_tags.iter().chain(&repo_digests));
         Image {
             id: record.id.clone(),
+            kind: record.kind,
             repo_tags,
             repo_digests,
             size_bytes: record.size_bytes,
@@ -157,6 +158,7 @@ impl Catalogue {
 pub(crate) fn record_of(image: &Image) -> ImageRecord {
     ImageRecord {
         id: image.id.clone(),
+        kind: image.kind,
         layers: image.layers.clone(),
         size_bytes: image.size_bytes,
         config: Arc::clone(&image.config),

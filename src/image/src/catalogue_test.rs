@@ -11,6 +11,7 @@ fn record(seed: &str) -> ImageRecord {
 fn record_with_id(digest: Digest) -> ImageRecord {
     ImageRecord {
         id: digest.into(),
+        kind: crate::artifact::ImageKind::Container,
         layers: vec![],
         size_bytes: 1,
         config: Arc::default(),

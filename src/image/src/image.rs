@@ -11,14 +11,18 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use state::{ChainId, DiffId, Digest, ImageId};
 
+use crate::artifact::{self, ImageKind};
 use crate::config::Platform;
 use crate::error::ImageError;
+use crate::manifest::{self, Document};
 
-/// An image that containers can be made from. Immutable: a change of its names makes a new one.
+/// An image that containers can be made from, or an artifact that they can mount. Immutable: a change of its names makes a new one.
 #[derive(Debug)]
 pub struct Image {
-    /// The digest of its configuration.
+    /// The digest of its configuration; of an artifact, that of its manifest.
     pub id: ImageId,
+    /// Whether containers can be made from it.
+    pub kind: ImageKind,
     /// Its names by tag, `docker.io/library/busybox:latest`, in order.
     pub repo_tags: Vec<String>,
     /// Its names by digest, `docker.io/library/busybox@sha256:…`, in order.
@@ -26,15 +30,15 @@ pub struct Image {
     /// What it takes on the disk: the unpacked size of its layers and of its configuration. Compressed layers are not
     /// kept, so this, not the size of a download, is what removing the image can free, less what others share.
     pub size_bytes: u64,
-    /// Lowest first.
+    /// Lowest first. Those of an artifact are a file each, in no order.
     pub layers: Vec<ChainId>,
-    /// What a container takes from it.
+    /// What a container takes from it; nothing of an artifact.
     pub config: Arc<ImageRunConfig>,
     /// The digest of its own manifest (not of an index); images from docker archives have none.
     pub manifest_digest: Option<Digest>,
     /// Whether it must not be collected.
     pub pinned: bool,
-    /// The configuration as it was published, JSON.
+    /// The configuration as it was published, JSON; of an artifact, its manifest.
     pub raw_config: Bytes,
     /// Its encoded CRI message, kept by the server from one list to the next.
     pub encoded: OnceLock<Bytes>,
@@ -200,6 +204,7 @@ impl ParsedConfig {
 #[derive(Clone, Debug)]
 pub(crate) struct ImageRecord {
     pub(crate) id: ImageId,
+    pub(crate) kind: ImageKind,
     pub(crate) layers: Vec<ChainId>,
     pub(crate) size_bytes: u64,
     pub(crate) config: Arc<ImageRunConfig>,
@@ -212,6 +217,9 @@ pub(crate) struct ImageRecord {
 struct RecordBody<'a> {
     size_bytes: u64,
     manifest_digest: Option<Digest>,
+    /// An artifact, whose manifest stands in the place of a configuration.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    artifact: bool,
     #[serde(borrow)]
     config: std::borrow::Cow<'a, str>,
 }
@@ -225,6 +233,7 @@ impl ImageRecord {
         serde_json::to_vec(&RecordBody {
             size_bytes: self.size_bytes,
             manifest_digest: self.manifest_digest.clone(),
+            artifact: self.kind == ImageKind::Artifact,
             config: config.into(),
         })
         .map_err(|error| ImageError::corrupt(what(), error.to_string()))
@@ -239,8 +248,16 @@ impl ImageRecord {
         let what = format!("the record of image {id}");
         let body: RecordBody<'_> = serde_json::from_slice(body)
             .map_err(|error| ImageError::corrupt(&what, error.to_string()))?;
-        let parsed = ParsedConfig::parse(body.config.as_bytes(), &what)?;
-        if parsed.chains() != layers {
+        let document = body.config.as_bytes();
+        let (kind, run, chains) = if body.artifact {
+            let chains = artifact_chains(document, &what)?;
+            (ImageKind::Artifact, ImageRunConfig::default(), chains)
+        } else {
+            let parsed = ParsedConfig::parse(document, &what)?;
+            let chains = parsed.chains();
+            (ImageKind::Container, parsed.run, chains)
+        };
+        if chains != layers {
             return Err(ImageError::corrupt(
                 what,
                 "its layers are not those of its configuration",
@@ -248,12 +265,25 @@ impl ImageRecord {
         }
         Ok(Self {
             id,
+            kind,
             layers,
             size_bytes: body.size_bytes,
-            config: Arc::new(parsed.run),
+            config: Arc::new(run),
             manifest_digest: body.manifest_digest,
             raw_config: Bytes::from(body.config.into_owned()),
         })
+    }
+}
+
+/// The layers of an artifact by its manifest.
+fn artifact_chains(manifest: &[u8], what: &str) -> Result<Vec<ChainId>, ImageError> {
+    match manifest::parse(manifest, None, what)? {
+        Document::Manifest(manifest) => {
+            // It was within the bounds when it was recorded.
+            let layers = artifact::layers(&manifest, what, usize::MAX)?;
+            Ok(layers.into_iter().map(|layer| layer.chain).collect())
+        }
+        Document::Index(_) => Err(ImageError::corrupt(what, "its manifest is an index")),
     }
 }
 

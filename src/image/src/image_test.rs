@@ -112,6 +112,7 @@ fn records_round_trip() {
     let id = ImageId::from(Digest::sha256_of(raw.as_bytes()));
     let record = ImageRecord {
         id: id.clone(),
+        kind: ImageKind::Container,
         layers: parsed.chains(),
         size_bytes: 77,
         config: Arc::new(parsed.run),
@@ -129,6 +130,40 @@ fn records_round_trip() {
     assert_eq!(back.config, record.config);
     assert_eq!(back.manifest_digest, record.manifest_digest);
     assert!(ImageRecord::from_body(id, &record.to_body().unwrap(), vec![]).is_err());
+}
+
+#[test]
+fn records_of_artifacts_round_trip() {
+    let blob = |seed: u8| json!({"digest": diff(seed), "size": 1});
+    let raw = json!({"artifactType": "x/y", "config": blob(1), "layers": [blob(2), blob(3)]});
+    let raw = raw.to_string();
+    let id = ImageId::from(Digest::sha256_of(raw.as_bytes()));
+    let record = ImageRecord {
+        id: id.clone(),
+        kind: ImageKind::Artifact,
+        layers: artifact_chains(raw.as_bytes(), "x").unwrap(),
+        size_bytes: 77,
+        config: Arc::default(),
+        manifest_digest: Some(id.clone().into()),
+        raw_config: Bytes::from(raw.clone()),
+    };
+    let body = record.to_body().unwrap();
+    let back = ImageRecord::from_body(id.clone(), &body, record.layers.clone()).unwrap();
+    assert_eq!(back.kind, ImageKind::Artifact);
+    assert_eq!(back.raw_config, raw);
+    assert_eq!(back.layers.len(), 2);
+    assert!(ImageRecord::from_body(id, &body, vec![]).is_err());
+}
+
+#[test]
+fn records_of_servers_that_knew_no_artifacts_are_images() {
+    let body = json!({"size_bytes": 5, "manifest_digest": null, "config": "{\"rootfs\": {}}"});
+    let id = ImageId::from(Digest::sha256_of(b"x"));
+    let back = ImageRecord::from_body(id, body.to_string().as_bytes(), vec![]).unwrap();
+    assert_eq!(back.kind, ImageKind::Container);
+    // And an image's record is what such servers read.
+    let body: serde_json::Value = serde_json::from_slice(&back.to_body().unwrap()).unwrap();
+    assert!(body.get("artifact").is_none(), "{body}");
 }
 
 proptest! {

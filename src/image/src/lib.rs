@@ -11,6 +11,7 @@
 //! | `registry` | HTTP: tokens, redirects, retries, stalls, mirrors |
 //! | `sources` | whom to ask for a reference: mirrors, prohibitions, short names, proxies |
 //! | `manifest`, `image` | documents that registries hand out, read and refused |
+//! | `artifact` | OCI artifacts: which files they stand for |
 //! | `pull` | from a reference to a committed image, layers in parallel and in one pass |
 //! | `flight` | one job however many ask, ended when nobody waits |
 //! | `layers` | which layer is needed by whom |
@@ -24,11 +25,14 @@
 #![forbid(unsafe_code)]
 
 mod archive;
+mod artifact;
 mod catalogue;
 mod config;
 mod credentials;
 mod error;
 mod flight;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod hashing;
 mod image;
 mod layers;
@@ -41,6 +45,7 @@ mod sources;
 mod store;
 
 pub use archive::ArchiveFormat;
+pub use artifact::ImageKind;
 pub use config::{
     ImageLimits, ImagesConfig, NodeCredentialsConfig, Platform, RegistryConfig, RegistrySettings,
     Timeouts,

@@ -32,9 +32,11 @@ pub(crate) enum Document {
     Manifest(Manifest),
 }
 
-/// The manifest of one image for one platform.
+/// The manifest of one image for one platform, or of an artifact.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Manifest {
+    #[serde(default, rename = "artifactType")]
+    artifact_type: Option<String>,
     pub(crate) config: Descriptor,
     /// Bottom first.
     pub(crate) layers: Vec<Descriptor>,
@@ -48,6 +50,27 @@ pub(crate) struct Descriptor {
     pub(crate) media_type: String,
     pub(crate) digest: Digest,
     pub(crate) size: u64,
+    #[serde(default)]
+    annotations: Option<Titles>,
+}
+
+/// The annotations that name files.
+#[derive(Clone, Debug, Deserialize)]
+struct Titles {
+    #[serde(default, rename = "org.opencontainers.image.title")]
+    title: Option<String>,
+    /// Of the model specification of CNCF.
+    #[serde(default, rename = "org.cncf.model.filepath")]
+    filepath: Option<String>,
+}
+
+impl Descriptor {
+    /// The name that the publisher gave the blob as a file.
+    pub(crate) fn title(&self) -> Option<&str> {
+        let titles = self.annotations.as_ref()?;
+        let title = titles.title.as_deref().or(titles.filepath.as_deref());
+        title.filter(|title| !title.is_empty())
+    }
 }
 
 /// One choice of an index.
@@ -154,27 +177,43 @@ pub(crate) fn parse(
 }
 
 impl Manifest {
+    /// What kind of artifact this is; `None` for container images.
+    pub(crate) fn artifact_type(&self) -> Option<&str> {
+        let stated = self.artifact_type.as_deref();
+        let config_type = self.config.media_type.as_str();
+        match stated.filter(|stated| !stated.is_empty()) {
+            Some(stated) => Some(stated),
+            None if matches!(config_type, "" | OCI_CONFIG | DOCKER_CONFIG) => None,
+            None => Some(config_type),
+        }
+    }
+
+    /// Refuses too many layers.
+    pub(crate) fn check_count(&self, what: &str, max_layers: usize) -> Result<(), ImageError> {
+        if self.layers.len() <= max_layers {
+            return Ok(());
+        }
+        Err(ImageError::TooLarge {
+            what: what.to_owned(),
+            reason: format!(
+                "{} layers, at most {max_layers} are allowed",
+                self.layers.len()
+            ),
+        })
+    }
+
     /// Refuses what is no runnable image: artifacts, encrypted layers, too many layers.
     pub(crate) fn check(&self, what: &str, max_layers: usize) -> Result<(), ImageError> {
-        let config_type = self.config.media_type.as_str();
-        if !matches!(config_type, "" | OCI_CONFIG | DOCKER_CONFIG) {
+        if let Some(kind) = self.artifact_type() {
             return Err(ImageError::unsupported(
                 what,
                 format!(
-                    "it is an artifact ({}), not a container image",
-                    clip(config_type, 80)
+                    "it is an OCI artifact ({}), not a container image",
+                    clip(kind, 80)
                 ),
             ));
         }
-        if self.layers.len() > max_layers {
-            return Err(ImageError::TooLarge {
-                what: what.to_owned(),
-                reason: format!(
-                    "{} layers, at most {max_layers} are allowed",
-                    self.layers.len()
-                ),
-            });
-        }
+        self.check_count(what, max_layers)?;
         for layer in &self.layers {
             if layer.media_type.ends_with("+encrypted") {
                 return Err(ImageError::unsupported(

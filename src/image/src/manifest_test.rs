@@ -74,6 +74,36 @@ fn artifacts_and_endless_images_are_refused() {
 }
 
 #[rstest]
+#[case(OCI_CONFIG, None, None)]
+#[case(DOCKER_CONFIG, None, None)]
+#[case("", None, None)]
+#[case(OCI_CONFIG, Some(""), None)]
+#[case(OCI_CONFIG, Some("application/x"), Some("application/x"))]
+#[case(
+    "application/vnd.oci.empty.v1+json",
+    Some("application/x"),
+    Some("application/x")
+)]
+#[case(
+    "application/vnd.cncf.helm.config.v1+json",
+    None,
+    Some("application/vnd.cncf.helm.config.v1+json")
+)]
+fn artifacts_are_told_from_images(
+    #[case] config_type: &str,
+    #[case] stated: Option<&str>,
+    #[case] wanted: Option<&str>,
+) {
+    let mut document = manifest("");
+    document["config"]["mediaType"] = json!(config_type);
+    document["artifactType"] = json!(stated);
+    let Document::Manifest(manifest) = read(&document).unwrap() else {
+        panic!("not a manifest");
+    };
+    assert_eq!(manifest.artifact_type(), wanted);
+}
+
+#[rstest]
 #[case(json!({"schemaVersion": 1, "name": "x", "fsLayers": []}), "schema 1")]
 #[case(json!({"schemaVersion": 2, "fsLayers": []}), "schema 1")]
 #[case(json!({"schemaVersion": 2}), "neither")]

@@ -9,26 +9,28 @@
 //! ```
 //!
 //! Everything before the commit can be dropped at any moment and cleans up after itself. The commit runs in a task of
-//! its own and is not cancelled. A registry is asked even for images that are here: it decides who may have them.
+//! its own and is not cancelled. An artifact has no configuration that matters. A registry is asked even for images that are here: it decides who may have them.
 
 mod feed;
 mod layer;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use state::{Digest, ImageId};
+use state::{ChainId, Digest, ImageId};
 
+use crate::artifact::{self, ImageKind};
 use crate::catalogue::names_of;
 use crate::credentials::{Credentials, Keyring, Scope};
 use crate::error::ImageError;
-use crate::image::{Image, ParsedConfig};
+use crate::image::{Image, ImageRunConfig, ParsedConfig};
 use crate::manifest::{self, Document, Manifest};
 use crate::reference::Reference;
 use crate::registry::Session;
 use crate::store::{Inner, NewImage};
 
-pub(crate) use layer::{Prepared, PreparedLayers, WantedLayer};
+pub(crate) use layer::{LayerContent, Prepared, PreparedLayers, WantedLayer};
 
 /// How deep indexes may lie in indexes.
 const MAX_INDEX_DEPTH: usize = 3;
@@ -85,38 +87,23 @@ pub(crate) async fn run(
     }
 
     let what = reference.to_string();
-    let (resolved, manifest_digest, manifest) = find_manifest(&inner, &session, &what).await?;
-    manifest.check(&what, inner.config.limits.layers)?;
-    let id = ImageId::from(manifest.config.digest.clone());
-    // Also when the node has an image of this id: that who asks may have it is shown by the registry giving it away, and a
-    // manifest that names somebody else's configuration shows nothing.
-    let raw_config = session.config(&manifest.config).await?;
-    let config = ParsedConfig::parse(&raw_config, &format!("configuration {id} of {what}"))?;
-    config.check_platform(&inner.config.platform, &what)?;
-    if config.diffs.len() != manifest.layers.len() {
-        return Err(ImageError::corrupt(
-            what,
-            format!(
-                "its manifest has {} layers, its configuration {}",
-                manifest.layers.len(),
-                config.diffs.len()
-            ),
-        ));
-    }
+    let found = find_manifest(&inner, &session, &what).await?;
+    let contents = if found.manifest.artifact_type().is_some() {
+        found.artifact(&what, inner.config.limits.layers)?
+    } else {
+        found.image(&inner, &session, &what).await?
+    };
 
-    let chains = config.chains();
+    let chains: Vec<ChainId> = contents
+        .layers
+        .iter()
+        .map(|layer| layer.chain.clone())
+        .collect();
     // From here on, what is on the disk stays there.
     let pins = inner.table.pin(&chains);
-    let wanted: Vec<WantedLayer> = manifest
+    let wanted: Vec<WantedLayer> = contents
         .layers
         .into_iter()
-        .enumerate()
-        .map(|(position, descriptor)| WantedLayer {
-            descriptor,
-            diff: config.diffs[position].clone(),
-            chain: chains[position].clone(),
-            parent: position.checked_sub(1).map(|below| chains[below].clone()),
-        })
         .filter(|layer| !inner.table.is_present(&layer.chain))
         .collect();
     let mut prepared: Vec<(usize, Arc<Prepared>)> = stream::iter(wanted.into_iter().enumerate())
@@ -135,13 +122,14 @@ pub(crate) async fn run(
 
     inner
         .commit(NewImage {
-            id,
-            manifest_digest: Some(manifest_digest),
-            raw_config,
-            config,
+            id: contents.id,
+            kind: contents.kind,
+            manifest_digest: Some(found.digest),
+            raw_config: contents.document,
+            config: contents.run,
             pins,
             prepared: prepared.into_iter().map(|(_, layer)| layer).collect(),
-            references: names_of(&reference, Some(&resolved)),
+            references: names_of(&reference, Some(&found.resolved)),
         })
         .await
 }
@@ -171,18 +159,107 @@ async fn already_here(
         .await
 }
 
-/// Follows indexes to the manifest for this platform. Also tells the digest that the reference itself leads to.
-async fn find_manifest(
-    inner: &Inner,
-    session: &Session,
-    what: &str,
-) -> Result<(Digest, Digest, Manifest), ImageError> {
+/// A manifest and how it was found.
+struct Found {
+    /// What the reference itself leads to.
+    resolved: Digest,
+    digest: Digest,
+    bytes: Bytes,
+    manifest: Manifest,
+}
+
+/// What a manifest stands for.
+struct Contents {
+    id: ImageId,
+    kind: ImageKind,
+    /// The configuration; of an artifact, the manifest.
+    document: Bytes,
+    run: ImageRunConfig,
+    /// Lowest first.
+    layers: Vec<WantedLayer>,
+}
+
+impl Found {
+    /// Reads the manifest as that of a container image, whose configuration is fetched.
+    async fn image(
+        &self,
+        inner: &Inner,
+        session: &Session,
+        what: &str,
+    ) -> Result<Contents, ImageError> {
+        let manifest = &self.manifest;
+        manifest.check(what, inner.config.limits.layers)?;
+        // Also when the node has an image of this id: that who asks may have it is shown by the registry giving it away,
+        // and a manifest that names somebody else's configuration shows nothing.
+        let document = session.config(&manifest.config).await?;
+        self.image_of(inner, document, what)
+    }
+
+    /// The same with the configuration that the manifest names.
+    fn image_of(&self, inner: &Inner, document: Bytes, what: &str) -> Result<Contents, ImageError> {
+        let manifest = &self.manifest;
+        let id = ImageId::from(manifest.config.digest.clone());
+        let config = ParsedConfig::parse(&document, &format!("configuration {id} of {what}"))?;
+        config.check_platform(&inner.config.platform, what)?;
+        if config.diffs.len() != manifest.layers.len() {
+            return Err(ImageError::corrupt(
+                what,
+                format!(
+                    "its manifest has {} layers, its configuration {}",
+                    manifest.layers.len(),
+                    config.diffs.len()
+                ),
+            ));
+        }
+        let chains = config.chains();
+        let layers = manifest
+            .layers
+            .iter()
+            .enumerate()
+            .map(|(position, descriptor)| WantedLayer {
+                descriptor: descriptor.clone(),
+                diff: config.diffs[position].clone(),
+                chain: chains[position].clone(),
+                parent: position.checked_sub(1).map(|below| chains[below].clone()),
+                content: LayerContent::Tar,
+            })
+            .collect();
+        Ok(Contents {
+            id,
+            kind: ImageKind::Container,
+            document,
+            run: config.run,
+            layers,
+        })
+    }
+
+    /// Reads the manifest as that of an artifact.
+    fn artifact(&self, what: &str, max_layers: usize) -> Result<Contents, ImageError> {
+        Ok(Contents {
+            id: ImageId::from(self.digest.clone()),
+            kind: ImageKind::Artifact,
+            document: self.bytes.clone(),
+            run: ImageRunConfig::default(),
+            layers: artifact::layers(&self.manifest, what, max_layers)?,
+        })
+    }
+}
+
+/// Follows indexes to the manifest for this platform.
+async fn find_manifest(inner: &Inner, session: &Session, what: &str) -> Result<Found, ImageError> {
     let mut fetched = session.resolve().await?;
     let resolved = fetched.digest.clone();
     for _ in 0..MAX_INDEX_DEPTH {
         let name = format!("manifest of {what}");
         match manifest::parse(&fetched.bytes, fetched.media_type.as_deref(), &name)? {
-            Document::Manifest(manifest) => return Ok((resolved, fetched.digest, manifest)),
+            Document::Manifest(manifest) => {
+                return Ok(Found {
+                    resolved,
+                    digest: fetched.digest,
+                    bytes: fetched.bytes,
+                    manifest,
+                });
+            }
             Document::Index(entries) => {
                 let entry = manifest::choose(&entries, &inner.config.platform, what)?;
                 fetched = session.manifest(&entry.descriptor).await?;
@@ -242,27 +319,30 @@ async fn refetch_from(
     })
     .await
     .map_err(|_| ImageError::interrupted(format!("the pull of {what}")))??;
-    let (_, _, manifest) = find_manifest(inner, &session, &what).await?;
-    let parsed = ParsedConfig::parse(&image.raw_config, &what)?;
-    let descriptor = manifest.layers.get(position).cloned();
-    let (Some(descriptor), Some(diff), Some(chain)) = (
-        descriptor.filter(|_| manifest.config.digest == *image.id.digest()),
-        parsed.diffs.get(position).cloned(),
-        image.layers.get(position).cloned(),
-    ) else {
+    let found = find_manifest(inner, &session, &what).await?;
+    let (id, layers) = match image.kind {
+        ImageKind::Container => {
+            let document = image.raw_config.clone();
+            (
+                found.manifest.config.digest.clone(),
+                found.image_of(inner, document, &what),
+            )
+        }
+        ImageKind::Artifact => {
+            let max_layers = inner.config.limits.layers;
+            (found.digest.clone(), found.artifact(&what, max_layers))
+        }
+    };
+    if id != *image.id.digest() {
         return Err(ImageError::corrupt(
             what,
             "its manifest is of another image",
         ));
-    };
-    let wanted = WantedLayer {
-        descriptor,
-        diff,
-        chain,
-        parent: position
-            .checked_sub(1)
-            .and_then(|below| image.layers.get(below).cloned()),
-    };
+    }
+    let wanted = layers?.layers.into_iter().nth(position);
+    let wanted = wanted.ok_or_else(|| {
+        ImageError::corrupt(what.clone(), "its manifest has fewer layers than the image")
+    })?;
     let prepared = layer::prepare(inner, &Arc::new(session), &wanted).await?;
     inner.trim_memory();
     Ok(prepared)

@@ -62,7 +62,8 @@ fn engine_code(error: &EngineError) -> Code {
         | EngineError::Invalid { .. } => Code::InvalidArgument,
         EngineError::PodExists { .. } | EngineError::ContainerExists { .. } => Code::AlreadyExists,
         EngineError::ConflictingJob { .. } => Code::Aborted,
-        EngineError::PodNotReady(_)
+        EngineError::ArtifactAsImage(_)
+        | EngineError::PodNotReady(_)
         | EngineError::WrongState { .. }
         | EngineError::MemoryInUse { .. }
         | EngineError::NoUserNamespaces { .. }

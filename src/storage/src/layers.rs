@@ -18,9 +18,12 @@ use state::{ChainId, DiffId, LayerRow};
 use sys::fault::{self, FaultPoint};
 
 use crate::{
-    Compression, StorageError, UnpackLimits, Usage, adopt, export, pipeline, recipe,
+    Compression, StorageError, UnpackLimits, Usage, adopt, blob, export,
+    pipeline::{self, TarStream},
+    recipe,
     removal::{Trash, fresh_name},
     replace::{self, Replaced},
+    tree::Filled,
     unpack::{self, Contents},
     usage,
 };
@@ -79,6 +82,16 @@ impl fmt::Debug for Unpacked {
             self.dir.path.display()
         )
     }
+}
+
+/// A layer that is about to be filled.
+struct NewLayer {
+    /// Its empty directory.
+    layer: OwnedFd,
+    /// Where files go that are replaced.
+    kept: OwnedFd,
+    /// The file for its recipe.
+    recipe: File,
 }
 
 /// A directory in `tmp/` that is deleted when this is dropped.
@@ -194,6 +207,48 @@ impl LayerStore {
         compression: Compression,
         limits: &UnpackLimits,
     ) -> Result<Unpacked, StorageError> {
+        self.fill(reader, compression, limits, |tar, new| {
+            unpack::unpack(
+                tar,
+                new.layer,
+                new.kept,
+                new.recipe,
+                Contents::Whole,
+                limits,
+            )
+        })
+    }
+
+    /// Stores what is read, as it is, as a layer of one file: `name` is its path in the layer. [`Unpacked::diff`] is the
+    /// SHA-256 digest of the content. Blocks and fails as [`Self::unpack`] does.
+    pub fn store_blob(
+        &self,
+        reader: impl Read,
+        name: &str,
+        limits: &UnpackLimits,
+    ) -> Result<Unpacked, StorageError> {
+        self.fill(reader, Compression::Plain, limits, |content, new| {
+            let name = name.as_bytes();
+            blob::store(
+                content,
+                name,
+                new.layer,
+                new.kept,
+                new.recipe,
+                Contents::Whole,
+                limits,
+            )
+        })
+    }
+
+    /// Makes a layer aside and has it filled with what comes out of `reader` and its compression.
+    fn fill(
+        &self,
+        reader: impl Read,
+        compression: Compression,
+        limits: &UnpackLimits,
+        fill: impl FnOnce(&mut TarStream, NewLayer) -> Result<Filled, StorageError> + Send,
+    ) -> Result<Unpacked, StorageError> {
         let dir = self.inner.temp_dir("layer");
         let layer = dir.layer();
         make_dir(&layer)?;
@@ -206,9 +261,12 @@ impl LayerStore {
         let kept = open_dir(&kept)?;
         let recipe = recipe::file_in(&dir.recipe());
         let file = File::create_new(&recipe).map_err(StorageError::io("create", &recipe))?;
-        let (filled, diff) = pipeline::run(reader, compression, limits, |tar| {
-            unpack::unpack(tar, root, kept, file, Contents::Whole, limits)
-        })?;
+        let new = NewLayer {
+            layer: root,
+            kept,
+            recipe: file,
+        };
+        let (filled, diff) = pipeline::run(reader, compression, limits, |tar| fill(tar, new))?;
         fault::reach(FaultPoint::UnpackEnded);
         Ok(Unpacked {
             diff,

@@ -21,9 +21,12 @@
 #![forbid(unsafe_code)]
 
 mod adopt;
+mod blob;
 mod compression;
 mod error;
 mod export;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod layers;
 mod limits;
 mod pipeline;

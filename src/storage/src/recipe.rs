@@ -117,6 +117,14 @@ impl Recipe {
         })
     }
 
+    /// The path of the file, if the layer is a blob that was stored as it is: a tar begins with a header.
+    pub(crate) fn blob(mut self) -> io::Result<Option<Vec<u8>>> {
+        Ok(match self.next()? {
+            Some(Piece::Contents { path, .. }) => Some(path),
+            _ => None,
+        })
+    }
+
     /// The next piece, `None` at the end.
     pub(crate) fn next(&mut self) -> io::Result<Option<Piece>> {
         let mut letter = [0];

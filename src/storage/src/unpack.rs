@@ -33,7 +33,7 @@ const AUFS_PREFIX: &[u8] = b".wh..wh.";
 
 /// From this size on, a file is on its way to the disk as soon as it is complete, so that the sync at the commit finds
 /// little left to do.
-const WRITEBACK_BYTES: u64 = 256 << 10;
+pub(crate) const WRITEBACK_BYTES: u64 = 256 << 10;
 
 /// What is made of files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

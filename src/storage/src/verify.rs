@@ -20,11 +20,12 @@ use rustix::{
     fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat},
     io::Errno,
 };
-use state::{DiffId, LayerRow};
+use state::{ChainId, DiffId, LayerRow};
 
 use crate::{
-    LayerStore, StorageError, UnpackLimits, adopt, export,
+    LayerStore, StorageError, UnpackLimits, adopt, blob, export,
     layers::{TempDir, make_dir, open_dir},
+    recipe::{self, Recipe},
     tree,
     unpack::{self, Contents},
 };
@@ -135,8 +136,8 @@ impl LayerStore {
         make_dir(&kept)?;
         let (root, kept) = (open_dir(&temp.layer())?, open_dir(&kept)?);
         let null = Path::new("/dev/null");
-        let recipe = File::options().write(true).open(null);
-        let recipe = recipe.map_err(StorageError::io("open", null))?;
+        let unread = File::options().write(true).open(null);
+        let unread = unread.map_err(StorageError::io("open", null))?;
         let (reader, writer) =
             io::pipe().map_err(StorageError::io("make a pipe for", temp.path()))?;
         // It was within the limits when it came, whatever these are by now.
@@ -158,12 +159,24 @@ impl LayerStore {
                 })
                 .map_err(StorageError::Thread)?;
             let input = BufReader::with_capacity(BUFFER_BYTES, reader);
-            let made = unpack::unpack(input, root, kept, recipe, Contents::Hollow, &limits);
+            let hollow = Contents::Hollow;
+            let made = match self.blob_path(&row.chain) {
+                Some(path) => blob::store(input, &path, root, kept, unread, hollow, &limits),
+                None => unpack::unpack(input, root, kept, unread, hollow, &limits),
+            };
             let written = writing
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             Ok((written, made.map(|filled| filled.implied)))
         })
+    }
+}
+
+impl LayerStore {
+    /// Where a layer's file is, if the layer is a blob. A recipe that cannot be read is none: writing the tar says so.
+    fn blob_path(&self, chain: &ChainId) -> Option<Vec<u8>> {
+        let recipe = File::open(recipe::file_in(&self.inner().recipe(chain))).ok()?;
+        Recipe::new(recipe).and_then(Recipe::blob).ok().flatten()
     }
 }
 

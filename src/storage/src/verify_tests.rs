@@ -133,9 +133,9 @@ fn damage_is_found(#[case] damage: Damage, #[case] expected: &str) {
 fn damage_of_what_is_kept_beside_is_found() {
     let place = Place::new();
     let recipe = place.store.inner().recipe(&place.rows[0].chain);
-    fs::write(crate::recipe::kept_in(&recipe).join("0"), "FIRST").unwrap();
+    fs::write(recipe::kept_in(&recipe).join("0"), "FIRST").unwrap();
     assert!(place.verify(0)[0].contains("diff id"));
-    let file = crate::recipe::file_in(&recipe);
+    let file = recipe::file_in(&recipe);
     let whole = fs::read(&file).unwrap();
     fs::write(&file, &whole[..whole.len() / 2]).unwrap();
     assert!(place.verify(0)[0].contains("recipe"));
@@ -255,4 +255,30 @@ fn a_layer_whose_directory_is_gone_can_be_replaced() {
         .store
         .replace(&other, &place.rows[0].chain)
         .unwrap_err();
+}
+
+#[test]
+fn a_blob_is_compared_as_the_file_that_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = LayerStore::open(dir.path(), &[]).unwrap();
+    let limits = UnpackLimits::default();
+    let stored = store
+        .store_blob(b"a model".as_slice(), "deep/model.bin", &limits)
+        .unwrap();
+    let chain = ChainId::from(stored.diff.digest().clone());
+    let row = store.commit(vec![(stored, chain, None)]).unwrap().remove(0);
+    let go_on = AtomicBool::new(false);
+    let found = || store.verify(&row, &go_on).unwrap().join("; ");
+    assert_eq!(found(), "");
+    let file = store.path(&row.chain).join("deep/model.bin");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
+    assert!(found().contains("deep/model.bin"), "{}", found());
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    let stamps = fs::metadata(&file).unwrap().modified().unwrap();
+    fs::write(&file, "a mOdel").unwrap();
+    let written = File::options().write(true).open(&file).unwrap();
+    written.set_modified(stamps).unwrap();
+    assert!(found().contains("contents of files"), "{}", found());
+    fs::remove_file(&file).unwrap();
+    assert_ne!(found(), "");
 }

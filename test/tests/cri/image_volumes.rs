@@ -1,9 +1,10 @@
 //! Images as volumes: what is seen of them, what is refused, and how long they stay.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use api::cri;
 use pintle_test::{
     cri::{image_spec, refused},
+    images::Image,
     node::{self, Node},
     registry, world,
 };
@@ -195,6 +196,152 @@ fn an_image_volume_stays_when_its_image_is_removed_and_the_server_restarted() {
         let answer = cri.create(&pod.id, &config, &pod.config).await;
         let message = refused(answer, Code::FailedPrecondition)?;
         ensure!(message.contains("pull it first"), "{message}");
+        Ok(())
+    });
+}
+
+/// The id that an artifact has.
+fn id_of_artifact(tag: &str) -> Result<String> {
+    let all = registry::artifacts();
+    let found = all.into_iter().find(|(other, _)| *other == tag);
+    let (_, files) = found.context("no such artifact")?;
+    Ok(Image::artifact(&files)?.manifest.digest)
+}
+
+#[test]
+fn an_artifact_is_pulled_listed_mounted_and_removed() {
+    world!(async |node| {
+        node.image("busybox:latest").await?;
+        let cri = node.cri();
+        let name = registry::name("artifact:latest");
+        let wanted = id_of_artifact("latest")?;
+        let id = cri.pull(&name).await?;
+        ensure!(id == wanted, "{id}");
+        let listed = cri.all_images().await?;
+        let image = listed.iter().find(|image| image.id == wanted);
+        let image = image.context("the artifact is not listed")?;
+        ensure!(image.repo_tags == [name.as_str()], "{image:?}");
+        let by_digest = format!("{}@{wanted}", registry::name("artifact"));
+        ensure!(image.repo_digests == [by_digest.as_str()], "{image:?}");
+        ensure!(image.size > 0, "{image:?}");
+
+        let pod = node.run_pod("artifact").await?;
+        let id = node
+            .start_container(&pod, &with("c", image_mount("artifact:latest", "")))
+            .await?;
+        let script = "cd /mnt/image; find . -type f | sort; cat card.md models/weights.bin";
+        let seen = cri.sh(&id, script).await?;
+        let files = "./card.md\n./models/run.sh\n./models/weights.bin\ncard\nweights\n";
+        ensure!(seen == files, "{seen:?}");
+        for forbidden in [
+            "echo x > /mnt/image/card.md",
+            "touch /mnt/image/models/new",
+            "rm /mnt/image/card.md",
+            // Nobody said that it is a program.
+            "/mnt/image/models/run.sh",
+        ] {
+            let answer = cri.exec(&id, &["sh", "-c", forbidden], 60).await?;
+            ensure!(answer.exit_code != 0, "{forbidden} succeeded");
+        }
+        let status = cri.status(&id).await?;
+        let told = status
+            .mounts
+            .iter()
+            .find(|mount| mount.container_path == "/mnt/image")
+            .and_then(|mount| mount.image.clone())
+            .unwrap_or_default();
+        ensure!(told.image_ref == wanted, "{told:?}");
+
+        // Its files stay for who has them mounted, over a restart as well.
+        cri.remove_image(&name).await?;
+        node.kill_server()?;
+        node.start_server().await?;
+        let cri = node.cri();
+        ensure!(cri.image(&name).await?.is_none());
+        ensure!(
+            cri.sh(&id, "cat /mnt/image/models/run.sh")
+                .await?
+                .contains("echo ran")
+        );
+        let message = refused(
+            cri.create(
+                &pod.id,
+                &with("late", image_mount("artifact:latest", "")),
+                &pod.config,
+            )
+            .await,
+            Code::FailedPrecondition,
+        )?;
+        ensure!(message.contains("pull it first"), "{message}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_path_inside_an_artifact_is_mounted() {
+    world!(async |node| {
+        node.image("busybox:latest").await?;
+        node.image("artifact:latest").await?;
+        let cri = node.cri();
+        let pod = node.run_pod("below").await?;
+        for (name, sub_path, script, wanted) in [
+            ("dir", "models", "ls /mnt/image", "run.sh\nweights.bin\n"),
+            ("file", "card.md", "cat /mnt/image", "card\n"),
+        ] {
+            let mount = image_mount("artifact:latest", sub_path);
+            let id = node.start_container(&pod, &with(name, mount)).await?;
+            let seen = cri.sh(&id, script).await?;
+            ensure!(seen == wanted, "{name}: {seen:?}");
+        }
+        let config = with("none", image_mount("artifact:latest", "weights"));
+        let message = refused(
+            cri.create(&pod.id, &config, &pod.config).await,
+            Code::FailedPrecondition,
+        )?;
+        ensure!(
+            message.starts_with("ImageVolumeMountFailed: ") && message.contains("\"weights\""),
+            "{message}"
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn an_artifact_is_no_image_to_run() {
+    world!(async |node| {
+        let name = node.image("artifact:latest").await?;
+        let pod = node.run_pod("run").await?;
+        let config = node::container_of("artifact:latest", "c", &["/card.md"]);
+        let answer = node.cri().create(&pod.id, &config, &pod.config).await;
+        let message = refused(answer, Code::FailedPrecondition)?;
+        let wanted =
+            format!("{name} is an OCI artifact, it can only be mounted as an image volume");
+        ensure!(message == wanted, "{message}");
+        Ok(())
+    });
+}
+
+/// They read the same file of the node: what one pod has read is in memory for all.
+#[test]
+fn pods_share_the_files_of_a_volume() {
+    world!(async |node| {
+        node.image("busybox:latest").await?;
+        for tag in ["latest", "other"] {
+            node.image(&format!("artifact:{tag}")).await?;
+        }
+        let cri = node.cri();
+        let mut seen = Vec::new();
+        for (name, image) in [("one", "latest"), ("two", "latest"), ("three", "other")] {
+            let pod = node.run_pod(name).await?;
+            let mount = image_mount(&format!("artifact:{image}"), "");
+            let id = node.start_container(&pod, &with("c", mount)).await?;
+            // An overlay tells the numbers of the files below it.
+            seen.push(
+                cri.sh(&id, "stat -c %i:%s /mnt/image/models/weights.bin")
+                    .await?,
+            );
+        }
+        ensure!(seen[0] == seen[1] && seen[1] == seen[2], "{seen:?}");
         Ok(())
     });
 }

@@ -8,6 +8,7 @@ use state::{ChainId, DiffId, ImageId};
 use storage::Compression;
 use tokio::runtime::Handle;
 
+use crate::artifact::ImageKind;
 use crate::catalogue::names_of;
 use crate::error::ImageError;
 use crate::hashing::Hasher;
@@ -115,9 +116,10 @@ async fn import_one(inner: &Arc<Inner>, archived: ArchivedImage) -> Result<Arc<I
     inner
         .commit(NewImage {
             id: ImageId::from(config_digest),
+            kind: ImageKind::Container,
             manifest_digest: archived.manifest_digest,
             raw_config,
-            config,
+            config: config.run,
             pins,
             prepared,
             references,

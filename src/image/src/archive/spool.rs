@@ -104,7 +104,7 @@ fn copy(reader: impl Read, temp_dir: &Path, max_bytes: u64) -> Result<File, Imag
 }
 
 /// A file without a name, in a folder that is emptied at every start in case we die before the name is gone.
-pub(super) fn nameless(folder: &Path) -> Result<File, ImageError> {
+pub(crate) fn nameless(folder: &Path) -> Result<File, ImageError> {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let path = folder.join(format!(
         "archive-{}-{}",

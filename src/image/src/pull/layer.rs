@@ -5,11 +5,12 @@
 //! share one download, even if they belong to different images.
 
 use std::collections::HashMap;
+use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use state::{ChainId, DiffId};
-use storage::{Compression, Unpacked};
+use storage::{Compression, LayerStore, StorageError, UnpackLimits, Unpacked};
 
 use crate::error::ImageError;
 use crate::hashing::Hasher;
@@ -29,6 +30,35 @@ pub(crate) struct WantedLayer {
     pub(crate) diff: DiffId,
     pub(crate) chain: ChainId,
     pub(crate) parent: Option<ChainId>,
+    pub(crate) content: LayerContent,
+}
+
+/// What a blob becomes on the disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum LayerContent {
+    /// The files of a tar, compressed or not.
+    Tar,
+    /// A file of an artifact: the blob as it is.
+    File {
+        /// Its path in the layer.
+        path: String,
+    },
+}
+
+impl LayerContent {
+    /// Makes a layer of what is read. Blocks.
+    fn store(
+        &self,
+        layers: &LayerStore,
+        blob: impl Read,
+        limits: &UnpackLimits,
+    ) -> Result<Unpacked, StorageError> {
+        match self {
+            // What media types say of the compression is often wrong; the first bytes are right.
+            Self::Tar => layers.unpack(blob, Compression::Detect, limits),
+            Self::File { path } => layers.store_blob(blob, path, limits),
+        }
+    }
 }
 
 /// A layer that is unpacked and waits for its image's other layers.
@@ -205,8 +235,8 @@ impl Attempt<'_> {
         let unpacking = tokio::task::spawn_blocking({
             let layers = self.inner.layers.clone();
             let limits = self.inner.config.limits.unpack;
-            // What media types say of the compression is often wrong; the first bytes are right.
-            move || layers.unpack(feed, Compression::Detect, &limits)
+            let content = self.wanted.content.clone();
+            move || content.store(&layers, feed, &limits)
         });
         let received = self.receive(download, feeder).await;
         // Also after a failure: the unpacker sees a broken feed and removes what it made, so that nothing is left by
@@ -218,7 +248,11 @@ impl Attempt<'_> {
             (Err(failure @ (Failure::Broke(_) | Failure::Final(_))), _) => Err(failure),
             (_, Err(error)) => Err(Failure::Final(ImageError::storage(&self.what, error))),
             (Err(Failure::NotWanted), Ok(_)) => Err(Failure::NotWanted),
-            (Ok(()), Ok(unpacked)) if unpacked.diff != self.wanted.diff => {
+            // A file's digest is the blob's own, which was compared on the way.
+            (Ok(()), Ok(unpacked))
+                if self.wanted.content == LayerContent::Tar
+                    && unpacked.diff != self.wanted.diff =>
+            {
                 Err(Failure::Final(self.corrupt(format!(
                     "its content has the diff id {}, the image's configuration says {}",
                     unpacked.diff, self.wanted.diff

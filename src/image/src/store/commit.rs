@@ -7,9 +7,10 @@ use bytes::Bytes;
 use state::{ChainId, Digest, ImageId, ImagesChange, LayerRow};
 use sys::fault::{self, FaultPoint};
 
+use crate::artifact::ImageKind;
 use crate::catalogue::record_of;
 use crate::error::ImageError;
-use crate::image::{Image, ImageRecord, ParsedConfig};
+use crate::image::{Image, ImageRecord, ImageRunConfig};
 use crate::layers::Pins;
 use crate::pull::Prepared;
 
@@ -18,9 +19,11 @@ use super::Inner;
 /// An image all of whose layers are on the disk or unpacked.
 pub(crate) struct NewImage {
     pub(crate) id: ImageId,
+    pub(crate) kind: ImageKind,
     pub(crate) manifest_digest: Option<Digest>,
+    /// An artifact's manifest.
     pub(crate) raw_config: Bytes,
-    pub(crate) config: ParsedConfig,
+    pub(crate) config: ImageRunConfig,
     /// Of all its layers, lowest first.
     pub(crate) pins: Pins,
     /// Those that are not on the disk yet, lowest first.
@@ -80,9 +83,10 @@ impl Inner {
             .fold(new.raw_config.len() as u64, u64::saturating_add);
         let record = ImageRecord {
             id: new.id,
+            kind: new.kind,
             layers: new.pins.chains().to_vec(),
             size_bytes,
-            config: Arc::new(new.config.run),
+            config: Arc::new(new.config),
             manifest_digest: new.manifest_digest,
             raw_config: new.raw_config,
         };

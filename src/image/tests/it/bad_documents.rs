@@ -120,8 +120,10 @@ async fn documents_of_other_kinds() {
         ),
         (
             json!({"config": {"mediaType": "application/vnd.oci.empty.v1+json",
-            "digest": format!("sha256:{}", "a".repeat(64)), "size": 2}, "layers": []}),
-            "artifact",
+            "digest": format!("sha256:{}", "a".repeat(64)), "size": 2}, "layers": [
+                {"mediaType": "text/plain", "digest": format!("sha256:{}", "b".repeat(64)), "size": 3,
+                "annotations": {"org.opencontainers.image.title": "../../etc/passwd"}}]}),
+            "leads upwards",
         ),
     ] {
         let body = document.to_string();

@@ -8,9 +8,12 @@
 extern crate pintle_image as image;
 
 mod archives;
+mod artifacts;
 mod authentication;
 mod bad_documents;
 mod bad_registry;
+mod chunked;
+mod debian;
 mod disk_full;
 mod faults;
 mod faulty;
@@ -24,4 +27,6 @@ mod records;
 mod secure;
 mod sources;
 mod tls;
+mod token_server;
+mod tokens;
 mod verify;

@@ -107,7 +107,7 @@ impl Node {
     /// Waits until what is deleted in the background is gone, then tells what is left in tmp.
     pub(crate) async fn leftovers(&self) -> Vec<PathBuf> {
         let tmp = self.root().join("tmp");
-        for _ in 0..100 {
+        for _ in 0..1200 {
             if entries(&tmp).is_empty() {
                 break;
             }

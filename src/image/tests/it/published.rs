@@ -1,6 +1,7 @@
 //! Images to be pulled, made byte by byte.
 
 use std::io::Write;
+use std::path::Path;
 
 use serde_json::{Value, json};
 use state::Digest;
@@ -103,6 +104,40 @@ impl Published {
         }
     }
 
+    /// An artifact of these blobs, each with its title if it has one.
+    pub(crate) fn artifact(blobs: &[(Option<&str>, &[u8])]) -> Self {
+        let layers: Vec<Value> = blobs
+            .iter()
+            .map(|(title, blob)| {
+                let mut layer = descriptor("application/x.test.content", blob);
+                if let Some(title) = title {
+                    // The second one is how ORAS's client knows that it is to unpack a folder's tar.
+                    layer["annotations"] = json!({
+                        "org.opencontainers.image.title": title,
+                        "io.deis.oras.content.unpack": "true",
+                    });
+                }
+                layer
+            })
+            .collect();
+        let config = b"{}".to_vec();
+        let manifest_type = "application/vnd.oci.image.manifest.v1+json";
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": manifest_type,
+            "artifactType": "application/x.test",
+            "config": descriptor("application/vnd.oci.empty.v1+json", &config),
+            "layers": layers,
+        });
+        Self {
+            manifest: manifest.to_string().into_bytes(),
+            manifest_type,
+            config,
+            layers: blobs.iter().map(|(_, blob)| blob.to_vec()).collect(),
+            tars: Vec::new(),
+        }
+    }
+
     pub(crate) fn digest(&self) -> Digest {
         Digest::sha256_of(&self.manifest)
     }
@@ -113,6 +148,20 @@ impl Published {
 
     pub(crate) fn layer_digest(&self, position: usize) -> Digest {
         Digest::sha256_of(&self.layers[position])
+    }
+
+    /// Writes an OCI layout of this one image, for tools that read such.
+    pub(crate) fn write_layout(&self, folder: &Path) {
+        let blobs = folder.join("blobs/sha256");
+        std::fs::create_dir_all(&blobs).unwrap();
+        for blob in self.blobs().iter().chain([&self.manifest]) {
+            std::fs::write(blobs.join(Digest::sha256_of(blob).hex()), blob).unwrap();
+        }
+        let entry = descriptor(self.manifest_type, &self.manifest);
+        let index = json!({"schemaVersion": 2, "manifests": [entry]}).to_string();
+        std::fs::write(folder.join("index.json"), index).unwrap();
+        let version = r#"{"imageLayoutVersion":"1.0.0"}"#;
+        std::fs::write(folder.join("oci-layout"), version).unwrap();
     }
 
     /// Every blob: configuration and layers.

@@ -1,7 +1,7 @@
 //! Debian's docker-registry on a port of its own choice, and a small client that pushes to it.
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use reqwest::{Client, Method, RequestBuilder};
@@ -19,6 +19,13 @@ pub(crate) enum Auth {
     /// Any bearer token will do, and this token server is named as the place to get one.
     Token {
         realm: String,
+    },
+    /// Tokens that a key signed whose certificate is in the bundle.
+    SignedToken {
+        realm: String,
+        service: String,
+        issuer: String,
+        bundle: PathBuf,
     },
 }
 
@@ -64,6 +71,16 @@ impl RealRegistry {
             Auth::Token { realm } => {
                 format!("auth:\n  silly:\n    realm: {realm}\n    service: test-service\n")
             }
+            Auth::SignedToken {
+                realm,
+                service,
+                issuer,
+                bundle,
+            } => format!(
+                "auth:\n  token:\n    realm: {realm}\n    service: {service}\n    issuer: {issuer}\n    \
+                 rootcertbundle: {}\n",
+                bundle.display()
+            ),
         };
         let config = folder.path().join("config.yml");
         std::fs::write(

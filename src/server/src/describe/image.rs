@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use api::cri;
 use bytes::Bytes;
-use image::Image;
+use image::{Image, ImageKind};
 use serde_json::json;
 
 use super::info;
@@ -45,12 +45,17 @@ fn user(user: &str) -> (Option<cri::Int64Value>, String) {
 
 /// What else an operator may want to know.
 pub(crate) fn image_info(image: &Image) -> BTreeMap<String, String> {
-    let config: serde_json::Value =
+    let document: serde_json::Value =
         serde_json::from_slice(&image.raw_config).unwrap_or(serde_json::Value::Null);
+    // Clients read what is under `imageSpec` as an image's configuration.
+    let key = match image.kind {
+        ImageKind::Container => "imageSpec",
+        ImageKind::Artifact => "artifactManifest",
+    };
     info(&json!({
         "manifestDigest": image.manifest_digest.as_ref().map(ToString::to_string),
         "layers": image.layers.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "imageSpec": config,
+        key: document,
     }))
 }
 
