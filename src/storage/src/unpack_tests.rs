@@ -18,6 +18,8 @@ use crate::test_tar::TestTar;
 mod archives;
 #[path = "unpack_tests/attributes.rs"]
 mod attributes;
+#[path = "unpack_tests/hostile.rs"]
+mod hostile;
 #[path = "unpack_tests/limits.rs"]
 mod limits;
 #[path = "unpack_tests/links.rs"]

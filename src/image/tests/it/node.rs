@@ -26,12 +26,7 @@ impl Node {
     pub(crate) fn on_small_disk(hosts: &[&str], options: &str) -> Self {
         Self::with(hosts, |config| {
             std::fs::create_dir_all(&config.root).unwrap();
-            let mounted = Command::new("mount")
-                .args(["-t", "tmpfs", "-o", options, "tmpfs"])
-                .arg(&config.root)
-                .status()
-                .unwrap();
-            assert!(mounted.success());
+            mount_small_disk(&config.root, options);
         })
     }
 
@@ -146,4 +141,14 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> = read.map(|entry| entry.unwrap().path()).collect();
     paths.sort();
     paths
+}
+
+/// Puts a disk of its own over a folder. Only for a private mount namespace.
+pub(crate) fn mount_small_disk(at: &Path, options: &str) {
+    let mounted = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", options, "tmpfs"])
+        .arg(at)
+        .status()
+        .unwrap();
+    assert!(mounted.success());
 }
