@@ -272,9 +272,9 @@ impl LayerTable {
         state
             .retired
             .extract_if(.., |retired| {
-                !entries
+                entries
                     .get(&retired.chain)
-                    .is_some_and(|entry| entry.leases.range(..=retired.generation).next().is_some())
+                    .is_none_or(|entry| entry.leases.range(..=retired.generation).next().is_none())
             })
             .map(|retired| retired.directory)
             .collect()

@@ -33,6 +33,15 @@ use crate::{
 /// How many findings are told of one layer.
 const MAX_FINDINGS: usize = 20;
 
+/// The digest of a layer's tar as it was written again.
+type Written = Result<DiffId, StorageError>;
+
+/// The directories that the tar implies, once the model is made.
+type Modelled = Result<Vec<Vec<u8>>, StorageError>;
+
+/// Name and value of an extended attribute.
+type Attribute = (Vec<u8>, Vec<u8>);
+
 /// What travels from the writer of the tar to its reader at a time.
 const BUFFER_BYTES: usize = 256 << 10;
 
@@ -104,7 +113,7 @@ impl LayerStore {
         let model_fd = open_dir(&model)?;
         match open_dir(&self.path(&row.chain)) {
             Ok(layer) => comparison
-                .directory(&model_fd, &layer, Vec::new())
+                .directory(&model_fd, &layer, b"")
                 .map_err(failed)?,
             Err(error) => comparison.findings.add(|| in_full(&error)),
         }
@@ -116,22 +125,12 @@ impl LayerStore {
 
     /// Writes the layer's tar again, and makes the model of it meanwhile. The second result are directories that the tar
     /// implies.
-    #[expect(
-        clippy::type_complexity,
-        reason = "two results, each of a thread of its own"
-    )]
     fn write_and_model(
         &self,
         row: &LayerRow,
         stop: &AtomicBool,
         temp: &TempDir,
-    ) -> Result<
-        (
-            Result<DiffId, StorageError>,
-            Result<Vec<Vec<u8>>, StorageError>,
-        ),
-        StorageError,
-    > {
+    ) -> Result<(Written, Modelled), StorageError> {
         let kept = temp.path().join("kept");
         make_dir(&kept)?;
         let (root, kept) = (open_dir(&temp.layer())?, open_dir(&kept)?);
@@ -253,11 +252,14 @@ struct Comparison<'a> {
 impl Comparison<'_> {
     /// Compares two directories with all that is in them. The model nests no deeper than layers may, and nothing is entered
     /// that it does not have.
-    fn directory(&mut self, model: &OwnedFd, layer: &OwnedFd, path: Vec<u8>) -> Result<(), Errno> {
+    fn directory(&mut self, model: &OwnedFd, layer: &OwnedFd, path: &[u8]) -> Result<(), Errno> {
         let (expected, found) = (rustix::fs::fstat(model)?, rustix::fs::fstat(layer)?);
-        let times_matter = self.implied.binary_search(&path).is_err();
-        self.attributes(&path, (&expected, &found), times_matter);
-        self.xattrs(&path, (model, layer), c".")?;
+        let times_matter = self
+            .implied
+            .binary_search_by(|implied| implied.as_slice().cmp(path))
+            .is_err();
+        self.attributes(path, (&expected, &found), times_matter);
+        self.xattrs(path, (model, layer), c".")?;
         for entry in Dir::read_from(model)? {
             if self.stop.load(Ordering::Relaxed) {
                 return Ok(());
@@ -267,7 +269,7 @@ impl Comparison<'_> {
             if is_dots(name) {
                 continue;
             }
-            let below = join(&path, name);
+            let below = join(path, name);
             let expected = rustix::fs::statat(model, name, AtFlags::SYMLINK_NOFOLLOW)?;
             let found = match rustix::fs::statat(layer, name, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(found) => found,
@@ -285,7 +287,7 @@ impl Comparison<'_> {
             } else if kind(&expected) == FileType::Directory {
                 let inner = open_below(model, name)?;
                 match open_below(layer, name) {
-                    Ok(found) => self.directory(&inner, &found, below)?,
+                    Ok(found) => self.directory(&inner, &found, &below)?,
                     Err(errno) => self.found(&below, &format!("cannot be opened: {errno}")),
                 }
             } else {
@@ -308,7 +310,7 @@ impl Comparison<'_> {
             let is_extra = !is_dots(name)
                 && rustix::fs::statat(model, name, AtFlags::SYMLINK_NOFOLLOW).is_err();
             if is_extra {
-                self.found(&join(&path, name), "is not of the image");
+                self.found(&join(path, name), "is not of the image");
             }
         }
         Ok(())
@@ -366,9 +368,7 @@ impl Comparison<'_> {
         let (expected, found) = (xattrs_of(model, name)?, xattrs_of(layer, name)?);
         if expected != found {
             let differs = |key: &Vec<u8>| {
-                let of = |list: &[(Vec<u8>, Vec<u8>)]| {
-                    list.iter().find(|(other, _)| other == key).cloned()
-                };
+                let of = |list: &[Attribute]| list.iter().find(|(other, _)| other == key).cloned();
                 of(&expected) != of(&found)
             };
             let keys = expected.iter().chain(&found).map(|(key, _)| key);
@@ -411,7 +411,7 @@ fn open_below(parent: &OwnedFd, name: &CStr) -> Result<OwnedFd, Errno> {
 }
 
 /// Those attributes that come with layers and mean something to an overlay, by name. Labels and the like are the node's.
-fn xattrs_of(parent: &OwnedFd, name: &CStr) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
+fn xattrs_of(parent: &OwnedFd, name: &CStr) -> Result<Vec<Attribute>, Errno> {
     let mut path = format!("/proc/self/fd/{}/", parent.as_raw_fd()).into_bytes();
     path.extend_from_slice(name.to_bytes());
     let path = CString::new(path).map_err(|_| Errno::INVAL)?;

@@ -153,7 +153,7 @@ async fn record() {
         let folder = config.root.parent().unwrap();
         mount_small_disk(folder, "size=1m");
         filler = folder.join("filler");
-        config.root = layers.path().to_owned();
+        layers.path().clone_into(&mut config.root);
         config.temp_dir = layers.path().join("tmp");
     });
     node.images.sweep().await.unwrap();

@@ -7,7 +7,7 @@ use crate::node::Node;
 use crate::published::{Family, Packing, Published, tar_of};
 
 fn with(name: &str) -> Published {
-    let base = tar_of(&[("base", &[7; 50_000])]);
+    let base = tar_of(&[("base", &vec![7; 50_000])]);
     Published::of_tars(
         vec![base, tar_of(&[(name, name.as_bytes())])],
         Packing::Gzip,

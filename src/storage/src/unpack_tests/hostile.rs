@@ -293,7 +293,9 @@ fn provoke(what: &str) -> Limit {
         }
         // Extended headers without end before one entry.
         "headers" => {
-            let header = TestTar::new().extended(b'L', &[b'n'; 60 << 10]).open_end();
+            let header = TestTar::new()
+                .extended(b'L', &vec![b'n'; 60 << 10])
+                .open_end();
             Box::new(archive(10_000, move |_| header.clone()))
         }
         // Directories that only names imply, which have to be remembered.
