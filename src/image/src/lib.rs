@@ -10,6 +10,7 @@
 //! | `credentials` | secrets that cannot be printed |
 //! | `registry` | HTTP: tokens, redirects, retries, stalls, mirrors |
 //! | `manifest`, `image` | documents that registries hand out, read and refused |
+//! | `trust` | policies, and the signatures that they ask for |
 //! | `pull` | from a reference to a committed image, layers in parallel and in one pass |
 //! | `flight` | one job however many ask, ended when nobody waits |
 //! | `layers` | which layer is needed by whom |
@@ -35,9 +36,10 @@ mod pull;
 mod reference;
 mod registry;
 mod store;
+mod trust;
 
 pub use archive::ArchiveFormat;
-pub use config::{ImageLimits, ImagesConfig, Platform, RegistryConfig, Timeouts};
+pub use config::{ImageLimits, ImagesConfig, Platform, RegistryConfig, Timeouts, TrustConfig};
 pub use credentials::{Credentials, CredentialsError};
 pub use error::ImageError;
 pub use image::{Image, ImageRunConfig};

@@ -14,6 +14,7 @@ mod exchange;
 mod hosts;
 mod pace;
 mod refusal;
+mod signatures;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

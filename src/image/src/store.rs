@@ -34,6 +34,7 @@ use crate::layers::{ImageLease, LayerTable, Pins};
 use crate::pull::{self, Prepared, PreparedLayers, PullKey, PullRequest};
 use crate::reference::Reference;
 use crate::registry::Registry;
+use crate::trust;
 
 pub(crate) use commit::NewImage;
 
@@ -194,19 +195,23 @@ impl Images {
         self.inner.catalogue.load().list()
     }
 
-    /// Pulls an image, or joins a pull of the same reference with the same credentials that is under way. Dropping the
+    /// Pulls an image, or joins a pull of the same reference with the same credentials under the same
+    /// policy that is under way. Dropping the
     /// future gives up waiting; the pull ends when nobody waits for it.
     pub async fn pull(&self, request: PullRequest) -> Result<Arc<Image>, ImageError> {
         let reference = Reference::parse(&request.reference)?;
         let what = format!("the pull of {reference}");
+        let policy = trust::own_policy(&self.inner.config, request.namespace.as_deref()).await?;
         let key = PullKey {
             reference: reference.identity(),
             credentials: request.credentials.clone(),
+            policy: policy.clone(),
         };
         let ticket = self.inner.pulls.join(key, || {
             let inner = Arc::clone(&self.inner);
             async move {
-                let result = pull::run(Arc::clone(&inner), reference, request.credentials).await;
+                let result =
+                    pull::run(Arc::clone(&inner), reference, request.credentials, policy).await;
                 inner.trim_memory();
                 result
             }
@@ -218,6 +223,17 @@ impl Images {
                 .map_err(|_| ImageError::Deadline { what: what.clone() })?,
         };
         result.unwrap_or(Err(ImageError::Interrupted { what }))
+    }
+
+    /// One line about the policy that an image of this name is under when a pod of this namespace wants it. Blocks for reading
+    /// files.
+    pub fn policy_for(
+        &self,
+        reference: &str,
+        namespace: Option<&str>,
+    ) -> Result<String, ImageError> {
+        let reference = Reference::parse(reference)?;
+        trust::explain(&self.inner.config.trust, &reference, namespace)
     }
 
     /// Removes an image with all its names; an image that is not here is removed already. Its layers go with it,

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use image::{Image, ImageError, Images, ImagesConfig, PullRequest, RegistryConfig};
+use image::{Image, ImageError, Images, ImagesConfig, PullRequest, RegistryConfig, TrustConfig};
 use state::ImagesDb;
 use storage::LayerStore;
 use tempfile::TempDir;
@@ -47,6 +47,13 @@ impl Node {
             config.registries.insert((*host).to_owned(), plain);
         }
         config.timeouts.retry_wait = Duration::from_millis(50);
+        // What this machine trusts is nobody's concern here.
+        config.trust = TrustConfig {
+            default_policy: folder.path().join("policy.json"),
+            registries_d: folder.path().join("registries.d"),
+            lookaside: folder.path().join("sigstore"),
+            ..TrustConfig::default()
+        };
         change(&mut config);
         let images = open(&config, folder.path());
         Self {
@@ -76,6 +83,11 @@ impl Node {
 
     pub(crate) async fn pull(&self, reference: &str) -> Result<Arc<Image>, ImageError> {
         self.images.pull(PullRequest::anonymous(reference)).await
+    }
+
+    /// The folder above everything of this node.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     pub(crate) fn root(&self) -> &Path {

@@ -153,6 +153,11 @@ section! {
         @live registries: BTreeMap<String, Registry> = BTreeMap::new(),
         /// Images that garbage collection must spare, by reference.
         pinned: Vec<String> = Vec::new(),
+        /// The file that says which images may be used, in the form of containers-policy.json(5). Null: /etc/containers/policy.json
+        /// if there is one, and if there is none, all images may be used.
+        signature_policy: Option<PathBuf> = None,
+        /// A folder of such files for single namespaces, `<namespace>.json`. A namespace that has one is under that alone.
+        signature_policy_dir: Option<PathBuf> = None,
         /// Layers that are downloaded and unpacked at the same time, of all images together.
         parallel_layers: NonZeroU32 = at_least_one(6),
         /// How many of these one pull may have, so that a large image does not starve the others.
