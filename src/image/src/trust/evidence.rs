@@ -33,6 +33,8 @@ const MAX_REFERRERS: usize = 64;
 const MAX_SIGNATURE_BYTES: u64 = 256 << 10;
 /// How many of the reasons are told.
 const TOLD_REASONS: usize = 3;
+/// The longest account of it all, in characters: it ends up in an event of a pod.
+const MAX_WORDS: usize = 600;
 
 const COSIGN_ARTIFACT: &str = "application/vnd.dev.cosign.artifact.sig.v1+json";
 const COSIGN_PAYLOAD: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
@@ -133,15 +135,14 @@ impl<'a> Evidence<'a> {
     /// Why nothing was found.
     pub(super) fn words(&self) -> String {
         let told = self.reasons.join("; ");
-        match self.refused {
-            0 if !self.reasons.is_empty() => told,
-            0 => format!(
-                "no signature was found, neither {}",
-                self.places.join(" nor ")
-            ),
-            1 => format!("its signature does not count: {told}"),
-            count => format!("none of its {count} signatures counts: {told}"),
-        }
+        let words = match (self.refused, self.places.as_slice()) {
+            (0, _) if !told.is_empty() => told,
+            (0, [place]) => format!("no signature was found {place}"),
+            (0, places) => format!("no signature was found, neither {}", places.join(" nor ")),
+            (1, _) => format!("its signature does not count: {told}"),
+            (count, _) => format!("none of its {count} signatures counts: {told}"),
+        };
+        clip(&words, MAX_WORDS)
     }
 
     /// Simple signing: `signature-1`, `signature-2`, … in a folder named by the digest.

@@ -1,5 +1,5 @@
 //! Images end to end: pulled from a real registry and from one that misbehaves, imported, exported, removed. Needs root
-//! (layers have owners and device nodes), Debian's `docker-registry` and `skopeo`. Everything is on 127.0.0.1 and in
+//! (layers have owners and device nodes), Debian's `docker-registry`, `skopeo`, `gnupg` and `openssl`. Everything is on 127.0.0.1 and in
 //! temporary folders.
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
@@ -18,4 +18,8 @@ mod published;
 mod pulls;
 mod real_registry;
 mod records;
+mod signing;
 mod tls;
+mod trust;
+mod trust_hostile;
+mod unavailable;
