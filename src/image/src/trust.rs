@@ -257,17 +257,14 @@ fn read_policy(
         policy: path.display().to_string(),
         reason,
     };
-    let (path, bytes) = match own_policy.or_else(|| trust.policy.clone()) {
-        Some(path) => {
-            let bytes = read_bounded(&path, MAX_FILE_BYTES).map_err(|why| refuse(&path, why))?;
-            (path, bytes)
-        }
-        None => {
-            let path = trust.default_policy.clone();
-            match read_if_there(&path, MAX_FILE_BYTES).map_err(|why| refuse(&path, why))? {
-                Some(bytes) => (path, bytes),
-                None => return Ok(None),
-            }
+    let (path, bytes) = if let Some(path) = own_policy.or_else(|| trust.policy.clone()) {
+        let bytes = read_bounded(&path, MAX_FILE_BYTES).map_err(|why| refuse(&path, why))?;
+        (path, bytes)
+    } else {
+        let path = trust.default_policy.clone();
+        match read_if_there(&path, MAX_FILE_BYTES).map_err(|why| refuse(&path, why))? {
+            Some(bytes) => (path, bytes),
+            None => return Ok(None),
         }
     };
     let policy = Policy::parse(&bytes).map_err(|fault| refuse(&path, fault.to_string()))?;

@@ -52,7 +52,7 @@ impl Node {
     fn explain(&self, namespace: Option<&str>) -> String {
         let reference = Reference::parse("r.example/app:1").unwrap();
         explain(&self.config.trust, &reference, namespace)
-            .map_or_else(|error| error.to_string(), |words| words)
+            .unwrap_or_else(|error| error.to_string())
             .replace(self.folder.path().to_str().unwrap(), "")
     }
 }
@@ -71,7 +71,7 @@ async fn no_policy_asks_for_nothing() {
 #[tokio::test]
 async fn a_policy_that_was_named_has_to_be_there() {
     let node = node(&[], |trust| {
-        trust.policy = Some("/no/such/policy.json".into())
+        trust.policy = Some("/no/such/policy.json".into());
     });
     assert_eq!(
         node.demands(None).await.unwrap_err(),
