@@ -42,6 +42,8 @@ pub struct ImagesConfig {
     pub proxy: ProxyConfig,
     /// Where the node's own credentials are.
     pub credentials: NodeCredentialsConfig,
+    /// Which images may be used at all.
+    pub trust: TrustConfig,
 }
 
 /// What [`crate::Images::set_registries`] takes over while the server runs: see the fields of the same names in
@@ -83,6 +85,7 @@ impl ImagesConfig {
             .into(),
             proxy: ProxyConfig::default(),
             credentials: NodeCredentialsConfig::default(),
+            trust: TrustConfig::default(),
         }
     }
 
@@ -118,6 +121,34 @@ pub struct RegistryConfig {
     pub ca: Option<PathBuf>,
     /// Hosts that are asked first, in this order, for what references say is at this one.
     pub mirrors: Vec<String>,
+}
+
+/// Where it is written which images may be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrustConfig {
+    /// The node's `policy.json`, which then has to be there.
+    pub policy: Option<PathBuf>,
+    /// A folder of policies for namespaces, each `<namespace>.json`, that count instead of the node's.
+    pub policy_dir: Option<PathBuf>,
+    /// The node's policy if [`Self::policy`] names none. If it is not there, everything may be used.
+    pub default_policy: PathBuf,
+    /// The folder of files that tell where signatures are kept.
+    pub registries_d: PathBuf,
+    /// Where OpenPGP signatures are kept of which those files say nothing.
+    pub lookaside: PathBuf,
+}
+
+impl Default for TrustConfig {
+    /// Where containers/image has them.
+    fn default() -> Self {
+        Self {
+            policy: None,
+            policy_dir: None,
+            default_policy: "/etc/containers/policy.json".into(),
+            registries_d: "/etc/containers/registries.d".into(),
+            lookaside: "/var/lib/containers/sigstore".into(),
+        }
+    }
 }
 
 /// Bounds on what comes from outside, in bytes unless they say otherwise.

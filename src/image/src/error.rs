@@ -55,6 +55,16 @@ pub enum ImageError {
         /// What happened, with the mend when it is known.
         reason: String,
     },
+    /// The image may not be used: its signatures do not show what the policy asks for, or the policy cannot be read.
+    #[error("image {reference} is not allowed by {policy}: {reason}")]
+    SignatureValidationFailed {
+        /// The image asked for.
+        reference: String,
+        /// The policy's file, with the scope that is about the image.
+        policy: String,
+        /// What is missing, or what is wrong with the policy and where.
+        reason: String,
+    },
     /// Content is not what its digest, its size or its format says.
     #[error("{what} is corrupt: {reason}")]
     Corrupt {

@@ -12,6 +12,7 @@
 //! | `sources` | whom to ask for a reference: mirrors, prohibitions, short names, proxies |
 //! | `manifest`, `image` | documents that registries hand out, read and refused |
 //! | `artifact` | OCI artifacts: which files they stand for |
+//! | `trust` | policies, and the signatures that they ask for |
 //! | `pull` | from a reference to a committed image, layers in parallel and in one pass |
 //! | `flight` | one job however many ask, ended when nobody waits |
 //! | `layers` | which layer is needed by whom |
@@ -43,12 +44,13 @@ mod reference;
 mod registry;
 mod sources;
 mod store;
+mod trust;
 
 pub use archive::ArchiveFormat;
 pub use artifact::ImageKind;
 pub use config::{
     ImageLimits, ImagesConfig, NodeCredentialsConfig, Platform, RegistryConfig, RegistrySettings,
-    Timeouts,
+    Timeouts, TrustConfig,
 };
 pub use credentials::{
     AuthFileProblem, AuthFileState, Credentials, CredentialsError, HelperFault,

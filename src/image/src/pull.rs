@@ -1,11 +1,11 @@
 //! A pull: from a reference to a committed image.
 //!
 //! ```text
-//! resolve ─▶ manifest (of an index, the one that fits) ─▶ configuration ─▶ pin the layers
-//!    │                                                                        │
-//!    └─ known digest? ─▶ only names change            missing layers, several at once: download │ verify │ unpack
-//!                                                                             │
-//!                                              commit: rename all layers, one sync, one transaction, one snapshot
+//! resolve ─▶ manifest (of an index, the one that fits) ─▶ trusted? ─▶ configuration ─▶ pin the layers
+//!    │                                                                                   │
+//!    └─ known digest? ─▶ trusted? ─▶ only names change           missing layers, several at once: download │ verify │ unpack
+//!                                                                                        │
+//!                                                         commit: rename all layers, one sync, one transaction, one snapshot
 //! ```
 //!
 //! Everything before the commit can be dropped at any moment and cleans up after itself. The commit runs in a task of
@@ -14,6 +14,7 @@
 mod feed;
 mod layer;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -29,6 +30,7 @@ use crate::manifest::{self, Document, Manifest};
 use crate::reference::Reference;
 use crate::registry::Session;
 use crate::store::{Inner, NewImage};
+use crate::trust::{self, Demands};
 
 pub(crate) use layer::{LayerContent, Prepared, PreparedLayers, WantedLayer};
 
@@ -42,7 +44,7 @@ pub struct PullRequest {
     pub reference: String,
     /// What the registry is shown. Without any, what files of the node have for the image; see `docs/credentials.md`.
     pub credentials: Option<Credentials>,
-    /// The Kubernetes namespace of the pod that wants the image.
+    /// The Kubernetes namespace of the pod that wants the image, whose own credentials and policy count if it has some.
     pub namespace: Option<String>,
     /// When the caller gives up.
     pub deadline: Option<std::time::Instant>,
@@ -65,6 +67,8 @@ impl PullRequest {
 pub(crate) struct PullKey {
     pub(crate) reference: String,
     pub(crate) scope: Scope,
+    /// The policy of the namespace; `None` for the node's.
+    pub(crate) policy: Option<PathBuf>,
 }
 
 /// Does the work of a pull.
@@ -72,7 +76,10 @@ pub(crate) async fn run(
     inner: Arc<Inner>,
     reference: Reference,
     keyring: Keyring,
+    policy: Option<PathBuf>,
 ) -> Result<Arc<Image>, ImageError> {
+    // Before any registry is asked: an image that may not be used concerns nobody else.
+    let demands = trust::demands(&inner.config, &reference, policy).await?;
     // Building a TLS client reads the system's certificates.
     let session = tokio::task::spawn_blocking({
         let inner = Arc::clone(&inner);
@@ -82,12 +89,14 @@ pub(crate) async fn run(
     .await
     .map_err(|_| ImageError::interrupted(format!("the pull of {reference}")))??;
     let session = Arc::new(session);
-    if let Some(image) = already_here(&inner, &session, &reference).await? {
+    if let Some(image) = already_here(&inner, &session, &reference, &demands).await? {
         return Ok(image);
     }
 
     let what = reference.to_string();
     let found = find_manifest(&inner, &session, &what).await?;
+    let digests = [found.resolved.clone(), found.digest.clone()];
+    demands.check(&inner.config, &session, &digests).await?;
     let contents = if found.manifest.artifact_type().is_some() {
         found.artifact(&what, inner.config.limits.layers)?
     } else {
@@ -135,11 +144,12 @@ pub(crate) async fn run(
 }
 
 /// The short way for an image that is here: the registry is only asked where the reference leads, and whether we may
-/// have it. Any trouble on this way leads to the long one, which explains it.
+/// have it. Any trouble on this way leads to the long one, which explains it, but for signatures that do not suffice.
 async fn already_here(
     inner: &Arc<Inner>,
     session: &Session,
     reference: &Reference,
+    demands: &Demands,
 ) -> Result<Option<Arc<Image>>, ImageError> {
     let catalogue = inner.catalogue.load_full();
     if catalogue.by_reference(&reference.identity()).is_none() {
@@ -154,6 +164,10 @@ async fn already_here(
     let Some(image) = catalogue.by_reference(&reference.at(&digest).identity()) else {
         return Ok(None);
     };
+    // It may have come under another policy, or under none.
+    let mut digests = vec![digest.clone()];
+    digests.extend(image.manifest_digest.clone());
+    demands.check(&inner.config, session, &digests).await?;
     inner
         .add_names(&image.id, names_of(reference, Some(&digest)))
         .await

@@ -16,6 +16,7 @@ mod hosts;
 mod pace;
 mod patience;
 mod refusal;
+mod signatures;
 mod token;
 
 use std::sync::Arc;
@@ -35,6 +36,7 @@ use crate::reference::Reference;
 use crate::sources::{
     ExplainedReference, Explanation, Found, Plan, PlannedHost, Proxies, Sources, SourcesError,
 };
+use crate::trust;
 
 use endpoint::Endpoint;
 use hosts::Hosts;
@@ -133,7 +135,12 @@ impl Registry {
                 keyring.source(&host.transport.authority, &host.repository)
             };
             let errors = &self.sources.errors;
-            references.push(ExplainedReference::new(&reference, plan, errors, shown));
+            let explained = ExplainedReference::new(&reference, plan, errors, shown);
+            let policy = trust::explain(&settings.config.trust, &reference, namespace.as_deref());
+            references.push(ExplainedReference {
+                policy: Some(policy.unwrap_or_else(|error| error.to_string())),
+                ..explained
+            });
         }
         Ok(Explanation {
             namespace,

@@ -39,6 +39,7 @@ use crate::pull::{self, Prepared, PreparedLayers, PullKey, PullRequest};
 use crate::reference::{Reference, clip, has_host};
 use crate::registry::Registry;
 use crate::sources::Explanation;
+use crate::trust;
 
 pub(crate) use commit::NewImage;
 pub use prune::{Prune, Pruned};
@@ -203,9 +204,9 @@ impl Images {
         self.inner.catalogue.load().list()
     }
 
-    /// Pulls an image, or joins a pull of the same reference with the same credentials that is under way. Dropping the
-    /// future gives up waiting; the pull ends when nobody waits for it. A short name that several registries may have is
-    /// looked for at each of them, if the operator says that this is to be done.
+    /// Pulls an image, or joins a pull of the same reference with the same credentials under the same policy that is under
+    /// way. Dropping the future gives up waiting; the pull ends when nobody waits for it. A short name that several
+    /// registries may have is looked for at each of them, if the operator says that this is to be done.
     pub async fn pull(&self, request: PullRequest) -> Result<Arc<Image>, ImageError> {
         let what = format!("the pull of {}", clip(&request.reference, 200));
         let deadline = request.deadline;
@@ -250,14 +251,16 @@ impl Images {
             let namespace = request.namespace.clone();
             self.inner.keyring(&reference, namespace).await?
         };
+        let policy = trust::own_policy(&self.inner.config, request.namespace.as_deref()).await?;
         let key = PullKey {
             reference: reference.identity(),
             scope: keyring.scope(),
+            policy: policy.clone(),
         };
         let ticket = self.inner.pulls.join(key, || {
             let inner = Arc::clone(&self.inner);
             async move {
-                let result = pull::run(Arc::clone(&inner), reference, keyring).await;
+                let result = pull::run(Arc::clone(&inner), reference, keyring, policy).await;
                 inner.trim_memory();
                 result
             }

@@ -353,6 +353,11 @@ fn images_config(config: &Config) -> ImagesConfig {
         parallel_layers_per_pull: usize_of(image.parallel_layers_per_pull),
         pinned: pinned(config),
         credentials: node_credentials(config),
+        trust: image::TrustConfig {
+            policy: image.signature_policy.clone(),
+            policy_dir: image.signature_policy_dir.clone(),
+            ..image::TrustConfig::default()
+        },
         ..ImagesConfig::new(&config.root)
     }
 }

@@ -43,6 +43,10 @@ pub(crate) fn image_status(error: &ImageError) -> Status {
     let words = match error {
         // The kubelet looks for this word.
         ImageError::RegistryUnavailable { .. } => format!("RegistryUnavailable: {words}"),
+        // And for this one.
+        ImageError::SignatureValidationFailed { .. } => {
+            format!("SignatureValidationFailed: {words}")
+        }
         _ => words,
     };
     status(image_code(error), &words)
@@ -132,7 +136,9 @@ fn image_code(error: &ImageError) -> Code {
         ImageError::NotFound { .. } | ImageError::NoSuchImage { .. } => Code::NotFound,
         ImageError::Unauthorized { .. } => Code::Unauthenticated,
         // Under any other code the word at the start of the message would not be at its start.
-        ImageError::RegistryUnavailable { .. } => Code::Unknown,
+        ImageError::RegistryUnavailable { .. } | ImageError::SignatureValidationFailed { .. } => {
+            Code::Unknown
+        }
         ImageError::Corrupt { .. } => Code::DataLoss,
         ImageError::TooLarge { .. } | ImageError::DiskFull { .. } => Code::ResourceExhausted,
         ImageError::Sources(_)
@@ -291,6 +297,18 @@ mod tests {
         assert!(
             status.message().starts_with("RegistryUnavailable: "),
             "{status}"
+        );
+
+        let status = image_status(&ImageError::SignatureValidationFailed {
+            reference: "r.example/app:1".to_owned(),
+            policy: "/etc/containers/policy.json (the default)".to_owned(),
+            reason: "it rejects everything".to_owned(),
+        });
+        assert_eq!(status.code(), Code::Unknown);
+        assert_eq!(
+            status.message(),
+            "SignatureValidationFailed: image r.example/app:1 is not allowed by /etc/containers/policy.json (the default): \
+             it rejects everything"
         );
 
         let status = engine_status(&EngineError::ImageVolume {

@@ -235,7 +235,6 @@ struct Chosen {
 
 impl Login {
     /// Nothing to show.
-    #[cfg(test)]
     pub(crate) fn anonymous() -> Self {
         let helpers = Arc::new(Helpers::new(&[], std::time::Duration::ZERO));
         Self {

@@ -27,6 +27,7 @@ pub(super) struct Request<'a> {
     method: Method,
     path: &'a str,
     headers: Vec<(HeaderName, &'static str)>,
+    optional: bool,
 }
 
 impl<'a> Request<'a> {
@@ -35,7 +36,15 @@ impl<'a> Request<'a> {
             method,
             path,
             headers: Vec::new(),
+            optional: false,
         }
+    }
+
+    /// Marks a request that old registries do not know: those that say so in other ways than by 404 are taken to have
+    /// nothing.
+    pub(super) fn optional(mut self) -> Self {
+        self.optional = true;
+        self
     }
 
     pub(super) fn header(mut self, name: HeaderName, value: &'static str) -> Self {
@@ -121,7 +130,7 @@ impl Exchange<'_> {
         let known = self.gate.authorization.lock().await.clone();
         let reply = self.follow(request, known.as_ref()).await?;
         if reply.response.status() != StatusCode::UNAUTHORIZED || !reply.from_endpoint {
-            return self.judge(reply).await;
+            return self.judge(request, reply).await;
         }
         let challenge = read_challenges(
             reply
@@ -132,13 +141,13 @@ impl Exchange<'_> {
                 .filter_map(|value| value.to_str().ok()),
         );
         let Some(challenge) = challenge else {
-            return self.judge(reply).await;
+            return self.judge(request, reply).await;
         };
         let Some(fresh) = self.authorize(&challenge, known).await? else {
-            return self.judge(reply).await;
+            return self.judge(request, reply).await;
         };
         let reply = self.follow(request, Some(&fresh)).await?;
-        self.judge(reply).await
+        self.judge(request, reply).await
     }
 
     /// Sends a request and follows redirects. The authorization goes to the endpoint and nowhere else.
@@ -256,12 +265,26 @@ impl Exchange<'_> {
     }
 
     /// Success, or the error that a refusal means.
-    async fn judge(&self, reply: Reply) -> Result<Answer, Setback> {
-        if reply.response.status().is_success() {
-            Ok(self.answer(reply.response, self.host))
-        } else {
-            Err(self.judge_failure(reply.response, self.host).await)
+    async fn judge(&self, request: &Request<'_>, reply: Reply) -> Result<Answer, Setback> {
+        let status = reply.response.status();
+        if status.is_success() {
+            return Ok(self.answer(reply.response, self.host));
         }
+        let unknown = matches!(
+            status,
+            StatusCode::BAD_REQUEST
+                | StatusCode::METHOD_NOT_ALLOWED
+                | StatusCode::NOT_ACCEPTABLE
+                | StatusCode::NOT_IMPLEMENTED
+        );
+        if request.optional && unknown {
+            return Err(Setback::Final(ImageError::NotFound {
+                reference: self.reference.to_string(),
+                host: self.host.to_string(),
+                reason: refusal(reply.response).await,
+            }));
+        }
+        Err(self.judge_failure(reply.response, self.host).await)
     }
 
     pub(super) fn answer(&self, response: Response, host: &Host) -> Answer {

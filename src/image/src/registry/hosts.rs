@@ -108,17 +108,25 @@ impl Hosts {
         name: &str,
         scheme: &str,
     ) -> Result<Arc<Host>, ImageError> {
+        let mut transport = self.transport(name, scheme);
+        if sources::bare_host(name) == sources::bare_host(&near.transport.authority) {
+            transport.tls.add(&near.transport.tls);
+        }
+        self.get(&transport)
+    }
+
+    /// The client for a host that has nothing to do with the registry, by `host[:port]`.
+    pub(crate) fn elsewhere(&self, name: &str, scheme: &str) -> Result<Arc<Host>, ImageError> {
+        self.get(&self.transport(name, scheme))
+    }
+
+    fn transport(&self, name: &str, scheme: &str) -> Transport {
         let scheme = if scheme == "http" {
             Scheme::Http
         } else {
             Scheme::Https
         };
-        let mut transport =
-            sources::transport(name, scheme, &self.config.registries, &self.proxies);
-        if sources::bare_host(name) == sources::bare_host(&near.transport.authority) {
-            transport.tls.add(&near.transport.tls);
-        }
-        self.get(&transport)
+        sources::transport(name, scheme, &self.config.registries, &self.proxies)
     }
 
     /// Whether the operator allows plain HTTP with a host.

@@ -1,5 +1,5 @@
 //! Images end to end: pulled from a real registry and from one that misbehaves, imported, exported, removed. Needs root
-//! (layers have owners and device nodes), Debian's `docker-registry` and `skopeo`. Everything is on 127.0.0.1 and in
+//! (layers have owners and device nodes), Debian's `docker-registry`, `skopeo`, `gnupg` and `openssl`. Everything is on 127.0.0.1 and in
 //! temporary folders.
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
@@ -25,8 +25,12 @@ mod pulls;
 mod real_registry;
 mod records;
 mod secure;
+mod signing;
 mod sources;
 mod tls;
 mod token_server;
 mod tokens;
+mod trust;
+mod trust_hostile;
+mod unavailable;
 mod verify;

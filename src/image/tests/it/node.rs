@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use image::{Image, ImageError, Images, ImagesConfig, PullRequest, RegistryConfig};
+use image::{Image, ImageError, Images, ImagesConfig, PullRequest, RegistryConfig, TrustConfig};
 use state::ImagesDb;
 use storage::LayerStore;
 use tempfile::TempDir;
@@ -45,6 +45,13 @@ impl Node {
         // What the machine that runs the tests has does not count.
         config.registries_conf = folder.path().join("registries.conf");
         config.certs_dirs = vec![folder.path().join("certs.d")];
+        // What this machine trusts is nobody's concern here.
+        config.trust = TrustConfig {
+            default_policy: folder.path().join("policy.json"),
+            registries_d: folder.path().join("registries.d"),
+            lookaside: folder.path().join("sigstore"),
+            ..TrustConfig::default()
+        };
         change(&mut config);
         let images = open(&config, folder.path());
         Self {
@@ -88,6 +95,11 @@ impl Node {
         let path = folder.join(name);
         std::fs::write(&path, bytes).unwrap();
         path
+    }
+
+    /// The folder above everything of this node.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     pub(crate) fn root(&self) -> &Path {

@@ -175,6 +175,11 @@ section! {
         namespaced_auth_dir: Option<PathBuf> = Some("/etc/pintle/auth.d".into()),
         /// How long a credential helper that `auth_file` names may take. 0 means for ever.
         credential_helper_timeout: Duration = Duration::from_secs(30),
+        /// The file that says which images may be used, in the form of containers-policy.json(5). Null: /etc/containers/policy.json
+        /// if there is one, and if there is none, all images may be used.
+        signature_policy: Option<PathBuf> = None,
+        /// A folder of such files for single namespaces, `<namespace>.json`. A namespace that has one is under that alone.
+        signature_policy_dir: Option<PathBuf> = None,
         /// Layers that are downloaded and unpacked at the same time, of all images together.
         parallel_layers: NonZeroU32 = at_least_one(6),
         /// How many of these one pull may have, so that a large image does not starve the others.
