@@ -65,17 +65,11 @@ impl ImageService for Face {
         let name = image_name(request.image)?;
         subjects.image(&name);
         let credentials = credentials(&request.auth.unwrap_or_default())?;
-        let namespace = request
-            .sandbox_config
-            .and_then(|config| config.metadata)
-            .map(|metadata| metadata.namespace)
-            .filter(|namespace| !namespace.is_empty());
         let pulled = self.images.pull(PullRequest {
             reference: name,
             credentials,
             namespace: namespace(request.sandbox_config),
             deadline,
-            namespace,
         });
         let image = pulled.await.map_err(|error| image_status(&error))?;
         Ok(Response::new(cri::PullImageResponse {
