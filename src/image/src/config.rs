@@ -32,6 +32,10 @@ pub struct ImagesConfig {
     pub parallel_layers_per_pull: usize,
     /// References of images that nobody may collect.
     pub pinned: Vec<String>,
+    /// Large layers in parallel pieces.
+    pub ranges: RangesConfig,
+    /// Compressed layers that are not whole yet, on the disk.
+    pub partial: PartialConfig,
 }
 
 impl ImagesConfig {
@@ -49,6 +53,8 @@ impl ImagesConfig {
             parallel_layers: 6,
             parallel_layers_per_pull: 3,
             pinned: Vec::new(),
+            ranges: RangesConfig::default(),
+            partial: PartialConfig::default(),
         }
     }
 
@@ -59,6 +65,42 @@ impl ImagesConfig {
             .find(|(name, _)| normal_host(name) == host)
             .map(|(_, config)| config.clone())
             .unwrap_or_default()
+    }
+}
+
+/// Which layers are fetched in pieces, several at the same time, from registries that allow it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RangesConfig {
+    /// The least size of such a layer, compressed, in bytes.
+    pub min_bytes: u64,
+    /// Connections for one such layer; 1 or 0: no layer is fetched so.
+    pub parallel: usize,
+}
+
+impl Default for RangesConfig {
+    fn default() -> Self {
+        Self {
+            min_bytes: 64 << 20,
+            parallel: 3,
+        }
+    }
+}
+
+/// What is kept of layers whose download was given up or interrupted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartialConfig {
+    /// Bytes of all such layers; 0: nothing is kept.
+    pub max_bytes: u64,
+    /// How long a layer is kept that nobody asks for.
+    pub max_age: Duration,
+}
+
+impl Default for PartialConfig {
+    fn default() -> Self {
+        Self {
+            max_bytes: 10 << 30,
+            max_age: Duration::from_hours(24),
+        }
     }
 }
 

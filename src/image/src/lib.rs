@@ -37,11 +37,13 @@ mod registry;
 mod store;
 
 pub use archive::ArchiveFormat;
-pub use config::{ImageLimits, ImagesConfig, Platform, RegistryConfig, Timeouts};
+pub use config::{
+    ImageLimits, ImagesConfig, PartialConfig, Platform, RangesConfig, RegistryConfig, Timeouts,
+};
 pub use credentials::{Credentials, CredentialsError};
 pub use error::ImageError;
 pub use image::{Image, ImageRunConfig};
 pub use layers::ImageLease;
-pub use pull::PullRequest;
+pub use pull::{LayerProgress, LayerState, PullProgress, PullRequest, PullTotals};
 pub use reference::{Reference, ReferenceError, ReferenceFault, is_registry_host};
 pub use store::{FsUsage, Images};

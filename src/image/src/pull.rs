@@ -11,8 +11,15 @@
 //! Everything before the commit can be dropped at any moment and cleans up after itself. The commit runs in a task of
 //! its own and is not cancelled. A registry is asked even for images that are here: it decides who may have them.
 
+mod course;
 mod feed;
 mod layer;
+mod partial;
+mod progress;
+mod ranges;
+mod slots;
+mod transfer;
+mod turns;
 
 use std::sync::Arc;
 
@@ -28,7 +35,14 @@ use crate::reference::Reference;
 use crate::registry::Session;
 use crate::store::{Inner, NewImage};
 
+use progress::{LayerWatch, PullWatch};
+
 pub(crate) use layer::{Prepared, PreparedLayers, WantedLayer};
+pub(crate) use partial::Partials;
+pub(crate) use progress::Watch;
+pub use progress::{LayerProgress, LayerState, PullProgress, PullTotals};
+pub(crate) use slots::Slots;
+pub(crate) use turns::Turns;
 
 /// How deep indexes may lie in indexes.
 const MAX_INDEX_DEPTH: usize = 3;
@@ -62,11 +76,23 @@ pub(crate) struct PullKey {
     pub(crate) credentials: Option<Credentials>,
 }
 
-/// Does the work of a pull.
+/// Does the work of a pull, and counts it.
 pub(crate) async fn run(
     inner: Arc<Inner>,
     reference: Reference,
     credentials: Option<Credentials>,
+) -> Result<Arc<Image>, ImageError> {
+    let watch = inner.watch.begin(reference.to_string());
+    let result = work(inner, reference, credentials, &watch).await;
+    watch.end(&result);
+    result
+}
+
+async fn work(
+    inner: Arc<Inner>,
+    reference: Reference,
+    credentials: Option<Credentials>,
+    watch: &PullWatch,
 ) -> Result<Arc<Image>, ImageError> {
     // Building a TLS client reads the system's certificates.
     let session = tokio::task::spawn_blocking({
@@ -104,23 +130,47 @@ pub(crate) async fn run(
     let chains = config.chains();
     // From here on, what is on the disk stays there.
     let pins = inner.table.pin(&chains);
-    let wanted: Vec<WantedLayer> = manifest
+    let watches: Vec<Arc<LayerWatch>> = chains
+        .iter()
+        .map(|chain| {
+            if inner.table.is_present(chain) {
+                LayerWatch::done()
+            } else {
+                inner.watch.layer(chain)
+            }
+        })
+        .collect();
+    watch.set_layers(
+        manifest
+            .layers
+            .iter()
+            .zip(&watches)
+            .map(|(layer, watch)| (&layer.digest, layer.size, Arc::clone(watch)))
+            .collect(),
+    );
+    let share = Arc::new(inner.turns.share());
+    let wanted: Vec<(WantedLayer, Arc<LayerWatch>)> = manifest
         .layers
         .into_iter()
         .enumerate()
-        .map(|(position, descriptor)| WantedLayer {
-            descriptor,
-            diff: config.diffs[position].clone(),
-            chain: chains[position].clone(),
-            parent: position.checked_sub(1).map(|below| chains[below].clone()),
+        .zip(watches)
+        .map(|((position, descriptor), watch)| {
+            let wanted = WantedLayer {
+                descriptor,
+                diff: config.diffs[position].clone(),
+                chain: chains[position].clone(),
+                parent: position.checked_sub(1).map(|below| chains[below].clone()),
+            };
+            (wanted, watch)
         })
-        .filter(|layer| !inner.table.is_present(&layer.chain))
+        .filter(|(layer, _)| !inner.table.is_present(&layer.chain))
         .collect();
     let mut prepared: Vec<(usize, Arc<Prepared>)> = stream::iter(wanted.into_iter().enumerate())
-        .map(|(position, wanted)| {
+        .map(|(position, (wanted, watch))| {
             let (inner, session) = (Arc::clone(&inner), Arc::clone(&session));
+            let share = Arc::clone(&share);
             async move {
-                let prepared = layer::prepare(&inner, &session, &wanted).await?;
+                let prepared = layer::prepare(&inner, &session, &share, &watch, &wanted).await?;
                 Ok::<_, ImageError>((position, prepared))
             }
         })

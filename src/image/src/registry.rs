@@ -10,6 +10,7 @@
 
 mod answer;
 mod authorization;
+mod blob;
 mod exchange;
 mod hosts;
 mod pace;
@@ -32,8 +33,9 @@ use crate::manifest::{self, Descriptor};
 use crate::reference::{Reference, normal_host};
 
 use authorization::Gate;
+pub(crate) use blob::{Blob, BlobError, Part};
 use hosts::{Host, Hosts};
-pub(crate) use pace::{Broken, Download};
+pub(crate) use pace::Broken;
 
 /// Opens sessions. One per [`crate::Images`].
 #[derive(Debug)]
@@ -229,37 +231,37 @@ impl Session {
         Err(self.nothing(last))
     }
 
-    /// Starts the download of a layer from the endpoint of this number (see [`Self::endpoints`]). The caller verifies
-    /// what it reads.
+    /// The name of the endpoint of this number (see [`Self::endpoints`]).
+    pub(crate) fn host(&self, endpoint: usize) -> String {
+        self.endpoints
+            .get(endpoint)
+            .map_or_else(String::new, |endpoint| endpoint.host.to_string())
+    }
+
+    /// Starts the download of a layer, or of a part of it, from the endpoint of this number. The caller verifies what it
+    /// reads.
     pub(crate) async fn blob(
         &self,
         endpoint: usize,
         descriptor: &Descriptor,
-    ) -> Result<Download, ImageError> {
+        part: &Part,
+    ) -> Result<Blob, BlobError> {
         let endpoint = self
             .endpoints
             .get(endpoint)
             .ok_or_else(|| ImageError::interrupted("the choice of a registry"))?;
         let path = self.path("blobs", descriptor.digest.as_str());
-        let request = exchange::Request::new(Method::GET, &path);
+        let request = part.request(exchange::Request::new(Method::GET, &path));
         let answer = self.exchange(endpoint).send(request).await?;
         if answer.is_web_page() {
-            return Err(endpoint.host.unavailable(
-                "it answers with a web page where a layer was expected; is it a registry?",
-            ));
+            return Err(endpoint
+                .host
+                .unavailable(
+                    "it answers with a web page where a layer was expected; is it a registry?",
+                )
+                .into());
         }
-        if let Some(length) = answer.length()
-            && length != descriptor.size
-        {
-            return Err(ImageError::corrupt(
-                format!("layer {}", descriptor.digest),
-                format!(
-                    "the manifest says {} bytes, {} sends {length}",
-                    descriptor.size, endpoint.host
-                ),
-            ));
-        }
-        Ok(answer.download())
+        Blob::check(answer, descriptor, part, &endpoint.host.to_string())
     }
 
     fn exchange<'a>(&'a self, endpoint: &'a Endpoint) -> exchange::Exchange<'a> {

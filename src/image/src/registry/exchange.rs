@@ -5,7 +5,8 @@ use std::error::Error;
 use std::time::Duration;
 
 use http::header::{
-    AUTHORIZATION, CONTENT_TYPE, HeaderName, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE,
+    AUTHORIZATION, CONTENT_TYPE, HeaderName, IF_RANGE, LOCATION, RANGE, RETRY_AFTER,
+    WWW_AUTHENTICATE,
 };
 use http::{HeaderValue, Method, StatusCode};
 use reqwest::{Response, Url};
@@ -30,7 +31,9 @@ const FIRST_WAIT: Duration = Duration::from_millis(300);
 pub(super) struct Request<'a> {
     method: Method,
     path: &'a str,
-    headers: Vec<(HeaderName, &'static str)>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    /// Whether only a part of the content is asked for.
+    ranged: bool,
 }
 
 impl<'a> Request<'a> {
@@ -39,11 +42,22 @@ impl<'a> Request<'a> {
             method,
             path,
             headers: Vec::new(),
+            ranged: false,
         }
     }
 
     pub(super) fn header(mut self, name: HeaderName, value: &'static str) -> Self {
-        self.headers.push((name, value));
+        self.headers.push((name, HeaderValue::from_static(value)));
+        self
+    }
+
+    /// Asks for a part of the content, unless it is another version than the one of this tag. An answer of 416 is then an
+    /// answer, not a failure.
+    pub(super) fn range(mut self, range: HeaderValue, version: Option<HeaderValue>) -> Self {
+        self.headers.push((RANGE, range));
+        self.headers
+            .extend(version.map(|version| (IF_RANGE, version)));
+        self.ranged = true;
         self
     }
 }
@@ -159,7 +173,7 @@ impl Exchange<'_> {
         let known = self.gate.authorization.lock().await.clone();
         let reply = self.follow(request, known.as_ref()).await?;
         if reply.response.status() != StatusCode::UNAUTHORIZED || !reply.from_endpoint {
-            return self.judge(reply).await;
+            return self.judge(request, reply).await;
         }
         let challenge = read_challenges(
             reply
@@ -170,11 +184,11 @@ impl Exchange<'_> {
                 .filter_map(|value| value.to_str().ok()),
         );
         let Some(challenge) = challenge else {
-            return self.judge(reply).await;
+            return self.judge(request, reply).await;
         };
         let fresh = self.authorize(&challenge, known).await?;
         let reply = self.follow(request, Some(&fresh)).await?;
-        self.judge(reply).await
+        self.judge(request, reply).await
     }
 
     /// Gets an `Authorization` value other than `stale`; of several requests that need one, the first asks for it.
@@ -297,7 +311,7 @@ impl Exchange<'_> {
             let host = elsewhere.as_deref().unwrap_or(self.host);
             let mut builder = host.client().request(request.method.clone(), url.clone());
             for (name, value) in &request.headers {
-                builder = builder.header(name, *value);
+                builder = builder.header(name, value);
             }
             if let Some(authorization) = authorization.filter(|_| from_endpoint) {
                 builder = builder.header(AUTHORIZATION, authorization);
@@ -384,8 +398,9 @@ impl Exchange<'_> {
     }
 
     /// Success, or the error that a refusal means.
-    async fn judge(&self, reply: Reply) -> Result<Answer, Setback> {
-        if reply.response.status().is_success() {
+    async fn judge(&self, request: &Request<'_>, reply: Reply) -> Result<Answer, Setback> {
+        let status = reply.response.status();
+        if status.is_success() || (request.ranged && status == StatusCode::RANGE_NOT_SATISFIABLE) {
             Ok(self.answer(reply.response, self.host))
         } else {
             Err(self.judge_failure(reply.response, self.host).await)

@@ -21,6 +21,14 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
+    /// The range that is asked for, of so many bytes: start, and end exclusive.
+    pub(crate) fn range(&self, length: usize) -> Option<(usize, usize)> {
+        let (from, last) = self.header("range")?.strip_prefix("bytes=")?.split_once('-')?;
+        let from: usize = from.parse().unwrap();
+        let to = last.parse::<usize>().map_or(length, |last| last + 1);
+        (from < to && to <= length).then_some((from, to))
+    }
+
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers
             .iter()
@@ -39,6 +47,16 @@ pub(crate) enum Reply {
     },
     /// Sends the bytes in chunks, without a length.
     Chunked(Vec<u8>),
+    /// Announces `length` bytes under this status, sends those given in steps of a size with a pause after each, and then
+    /// closes the connection if that is not all.
+    Paced {
+        status: u16,
+        headers: Vec<(&'static str, String)>,
+        body: Vec<u8>,
+        length: usize,
+        step: usize,
+        pause: Duration,
+    },
     /// Sends the first bytes, then nothing, for ever.
     Stall {
         body: Vec<u8>,
@@ -61,6 +79,38 @@ impl Reply {
 
     pub(crate) fn status(status: u16) -> Self {
         Self::Full(status, vec![], vec![])
+    }
+
+    /// What was asked of a blob: the part that a range names, or all of it.
+    pub(crate) fn part(seen: &Seen, blob: &[u8]) -> Self {
+        match seen.range(blob.len()) {
+            None => Self::Full(200, vec![], blob.to_vec()),
+            Some((from, to)) => Self::Full(
+                206,
+                vec![(
+                    "Content-Range",
+                    format!("bytes {from}-{}/{}", to - 1, blob.len()),
+                )],
+                blob[from..to].to_vec(),
+            ),
+        }
+    }
+
+    /// The same reply, cut after so many bytes of its body, at this pace.
+    pub(crate) fn cut_after(self, bytes: usize, step: usize, pause: Duration) -> Self {
+        let Self::Full(status, headers, mut body) = self else {
+            return self;
+        };
+        let length = body.len();
+        body.truncate(bytes);
+        Self::Paced {
+            status,
+            headers,
+            body,
+            length,
+            step,
+            pause,
+        }
     }
 
     pub(crate) fn refusal(status: u16, code: &str) -> Self {
@@ -184,7 +234,7 @@ fn honest(images: &[(String, Published)], seen: &Seen) -> Reply {
             .iter()
             .flat_map(|(_, image)| image.blobs())
             .find(|blob| state::Digest::sha256_of(blob).as_str() == name)
-            .map(Reply::ok),
+            .map(|blob| Reply::part(seen, &blob)),
         _ => None,
     }
     .unwrap_or_else(|| Reply::refusal(404, "MANIFEST_UNKNOWN"))
@@ -223,6 +273,35 @@ async fn send(stream: &mut TcpStream, reply: Reply, head_only: bool) -> bool {
                 out.extend(body);
             }
             stream.write_all(&out).await.is_ok()
+        }
+        Reply::Paced {
+            status,
+            headers,
+            body,
+            length,
+            step,
+            pause,
+        } => {
+            out.extend(format!("HTTP/1.1 {status} X\r\nContent-Length: {length}\r\n").bytes());
+            for (name, value) in headers {
+                out.extend(format!("{name}: {value}\r\n").bytes());
+            }
+            out.extend(b"\r\n");
+            if stream.write_all(&out).await.is_err() {
+                return false;
+            }
+            for part in body.chunks(step.max(1)) {
+                if stream.write_all(part).await.is_err() {
+                    return false;
+                }
+                if !pause.is_zero() {
+                    tokio::time::sleep(pause).await;
+                }
+            }
+            if body.len() < length {
+                let _ = stream.shutdown().await;
+            }
+            body.len() == length
         }
         Reply::CutShort { body, length } => {
             out.extend(format!("HTTP/1.1 200 X\r\nContent-Length: {length}\r\n\r\n").bytes());

@@ -1,0 +1,1 @@
+//! Each fault, what is said of it, and how long it takes.
