@@ -44,6 +44,7 @@ pub use credentials::{Credentials, CredentialsError};
 pub use error::ImageError;
 pub use image::{Image, ImageRunConfig};
 pub use layers::ImageLease;
+pub use pull::normal_reference;
 pub use pull::{LayerProgress, LayerState, PullProgress, PullRequest, PullTotals};
 pub use reference::{Reference, ReferenceError, ReferenceFault, is_registry_host};
 pub use store::{FsUsage, Images};

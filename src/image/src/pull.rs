@@ -69,6 +69,11 @@ impl PullRequest {
     }
 }
 
+/// A reference as [`PullProgress`] tells it.
+pub fn normal_reference(text: &str) -> Result<String, ImageError> {
+    Ok(Reference::parse(text)?.to_string())
+}
+
 /// What makes two requests the same pull.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct PullKey {

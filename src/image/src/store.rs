@@ -32,8 +32,8 @@ use crate::flight::Flights;
 use crate::image::{Image, ImageRecord};
 use crate::layers::{ImageLease, LayerTable, Pins};
 use crate::pull::{
-    self, Partials, Prepared, PreparedLayers, PullKey, PullProgress, PullRequest, PullTotals, Slots,
-    Turns, Watch,
+    self, Partials, Prepared, PreparedLayers, PullKey, PullProgress, PullRequest, PullTotals,
+    Slots, Turns, Watch,
 };
 use crate::reference::Reference;
 use crate::registry::Registry;

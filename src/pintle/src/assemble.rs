@@ -12,7 +12,9 @@ use std::{
 };
 
 use engine::{Engine, EngineConfig, EngineError, Handler, Timeouts, selinux::SelinuxConfig};
-use image::{ImageError, ImageLimits, Images, ImagesConfig, RegistryConfig};
+use image::{
+    ImageError, ImageLimits, Images, ImagesConfig, PartialConfig, RangesConfig, RegistryConfig,
+};
 use network::{Network, NetworkConfig, NetworkError};
 use runtime::{FeatureSupport, RuntimeKind};
 use rustix::process::Rlimit;
@@ -310,6 +312,14 @@ fn images_config(config: &Config) -> ImagesConfig {
         parallel_layers: usize_of(image.parallel_layers),
         parallel_layers_per_pull: usize_of(image.parallel_layers_per_pull),
         pinned: image.pinned.clone(),
+        ranges: RangesConfig {
+            min_bytes: image.ranges.min_size.0,
+            parallel: usize_of(image.ranges.parallel),
+        },
+        partial: PartialConfig {
+            max_bytes: image.partial.max_size.0,
+            max_age: image.partial.max_age,
+        },
         ..ImagesConfig::new(&config.root)
     }
 }

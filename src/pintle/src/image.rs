@@ -1,6 +1,9 @@
-//! `pintle image`: archives in and out, and the list, through a running server.
+//! `pintle image`: archives in and out, pulls, and the list, through a running server.
 
+mod credentials;
 mod list;
+mod progress;
+mod pull;
 
 use std::{
     io,
@@ -75,6 +78,23 @@ pub(crate) async fn run(config_file: Option<&Path>, command: &ImageCommand) -> R
         } => {
             let channel = channel(config_file, connected).await?;
             export(channel, image, file, *format)
+                .await
+                .or_exit(Exit::Unavailable)
+        }
+        ImageCommand::Pull {
+            connected,
+            image,
+            creds_file,
+            quiet,
+            json,
+        } => {
+            let auth = match creds_file {
+                Some(file) => Some(credentials::read(file, image).or_exit(Exit::Usage)?),
+                None => None,
+            };
+            let output = pull::Output::of(*quiet, *json);
+            let channel = channel(config_file, connected).await?;
+            pull::run(channel, image, auth, output)
                 .await
                 .or_exit(Exit::Unavailable)
         }

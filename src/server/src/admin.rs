@@ -1,10 +1,11 @@
-//! The service of the operator's commands: images as archives, in and out.
+//! The service of the operator's commands: images as archives, in and out, and pulls that are looked on at.
 //!
 //! Archives are passed through in pieces; neither direction holds more than a few of them.
 
 use api::admin::admin_server::Admin;
 use api::admin::{
-    ArchiveFormat, ExportImageRequest, ExportImageResponse, ImportImageRequest, ImportImageResponse,
+    ArchiveFormat, ExportImageRequest, ExportImageResponse, ImportImageRequest,
+    ImportImageResponse, ListPullsRequest, ListPullsResponse, PullImageRequest,
 };
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use tokio_util::io::{ReaderStream, StreamReader};
@@ -14,6 +15,7 @@ use crate::convert::{At, required_id};
 use crate::describe;
 use crate::errors::image_status;
 use crate::face::Face;
+use crate::pulls::Looking;
 use crate::request::Subjects;
 
 /// Bytes of an archive in one message of an export.
@@ -85,5 +87,21 @@ impl Admin for Face {
             Err(_) => Some(Err(Status::internal("a bug in pintle: see its log"))),
         });
         Ok(Response::new(data.chain(end).boxed()))
+    }
+
+    type PullImageStream = Looking;
+
+    async fn pull_image(
+        &self,
+        request: Request<PullImageRequest>,
+    ) -> Result<Response<Self::PullImageStream>, Status> {
+        self.pull_with_progress(request)
+    }
+
+    async fn list_pulls(
+        &self,
+        _: Request<ListPullsRequest>,
+    ) -> Result<Response<ListPullsResponse>, Status> {
+        Ok(Response::new(self.list_pulls_reply()))
     }
 }

@@ -356,16 +356,12 @@ mod test {
     #[test]
     fn silence_before_any_byte_is_the_end_and_later_a_break() {
         let mut course = Course::new([0], 3);
-        course
-            .after(Setback::Unanswered(error("one")))
-            .unwrap_err();
+        course.after(Setback::Unanswered(error("one"))).unwrap_err();
         let mut course = Course::new([0], 3);
         course.brought(PROGRESS_BYTES);
         course.after(Setback::Unanswered(error("one"))).unwrap();
         course.after(Setback::Unanswered(error("one"))).unwrap();
-        course
-            .after(Setback::Unanswered(error("one")))
-            .unwrap_err();
+        course.after(Setback::Unanswered(error("one"))).unwrap_err();
     }
 
     #[test]

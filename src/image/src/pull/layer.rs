@@ -213,7 +213,10 @@ impl Work<'_> {
             .only_contributor()
             .filter(|_| !resumed && !course.used_ranges());
         for endpoint in (0..endpoints).filter(|endpoint| Some(*endpoint) != to_blame) {
-            match self.pass(&mut Course::plain(endpoint, attempts), None).await {
+            match self
+                .pass(&mut Course::plain(endpoint, attempts), None)
+                .await
+            {
                 Ok(unpacked) => return Ok(unpacked),
                 Err(Failed::Final(error)) => return Err(error),
                 Err(Failed::Wrong(error)) => last = error,
@@ -245,7 +248,10 @@ impl Work<'_> {
             .filter(|_| course.ranges());
         let opened = match gap {
             Some(gap) => job.open(course, gap.from, Some(gap.to)).await,
-            None => job.open(course, prefix.min(size.saturating_sub(1)), None).await,
+            None => {
+                job.open(course, prefix.min(size.saturating_sub(1)), None)
+                    .await
+            }
         };
         let opened = opened.map_err(|failure| self.failed(failure))?;
 
@@ -260,8 +266,7 @@ impl Work<'_> {
             let mut sink = Sink::new(feeder, &job.descriptor.digest);
             let mut first = Some((opened, turn));
             if let Some(spool) = spool {
-                let piecewise =
-                    first.take_if(|(opened, _)| gap.is_some_and(|gap| opened.is(gap)));
+                let piecewise = first.take_if(|(opened, _)| gap.is_some_and(|gap| opened.is(gap)));
                 if let Some(first) = piecewise {
                     sink = job.in_pieces(course, spool, sink, first).await?;
                 } else if prefix > 0 {
@@ -291,9 +296,7 @@ impl Work<'_> {
                 })
             }
             (Err(failure), _) => Err(self.failed(failure)),
-            (Ok(()), Err(error)) => {
-                Err(Failed::Final(ImageError::storage(&job.what, error)))
-            }
+            (Ok(()), Err(error)) => Err(Failed::Final(ImageError::storage(&job.what, error))),
             (Ok(()), Ok(unpacked)) if unpacked.diff != *self.diff => {
                 Err(Failed::Final(job.wrong(format!(
                     "its content has the diff id {}, the image's configuration says {}",

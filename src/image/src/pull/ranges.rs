@@ -253,7 +253,8 @@ impl Job<'_> {
                 let more = matches!(chunk, Ok(Some(_)));
                 if pending.len() >= WRITE_BYTES || (!more && !pending.is_empty()) {
                     let count = pending.len() as u64;
-                    let full = std::mem::replace(&mut pending, BytesMut::with_capacity(WRITE_BYTES));
+                    let full =
+                        std::mem::replace(&mut pending, BytesMut::with_capacity(WRITE_BYTES));
                     writer = Some(write(spool, writer, kept, full).await?);
                     kept += count;
                 }

@@ -165,11 +165,7 @@ impl Job<'_> {
     }
 
     /// Counts a failure, decides how to go on, and waits as long as that takes.
-    pub(super) async fn after(
-        &self,
-        course: &mut Course,
-        setback: Setback,
-    ) -> Result<(), Failure> {
+    pub(super) async fn after(&self, course: &mut Course, setback: Setback) -> Result<(), Failure> {
         let wait = self.decide(course, setback)?;
         if !wait.is_zero() {
             self.watch.set_state(LayerState::Waiting);
@@ -356,15 +352,13 @@ impl Body {
                 self.position
             )))),
             Err(Broken::Stalled(error)) => Err(Setback::Stalled(error)),
-            Err(Broken::CutShort(reason)) => {
-                Err(Setback::Broke(ImageError::RegistryUnavailable {
-                    host: self.blob.download.host().to_owned(),
-                    reason: format!(
-                        "it cut {} short after {} of {size} bytes ({reason})",
-                        job.what, self.position
-                    ),
-                }))
-            }
+            Err(Broken::CutShort(reason)) => Err(Setback::Broke(ImageError::RegistryUnavailable {
+                host: self.blob.download.host().to_owned(),
+                reason: format!(
+                    "it cut {} short after {} of {size} bytes ({reason})",
+                    job.what, self.position
+                ),
+            })),
         }
     }
 }

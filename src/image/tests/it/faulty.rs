@@ -1,5 +1,6 @@
 //! A registry that does what a test tells it to: an HTTP/1.1 server on a loopback port, one function for its answers.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -23,7 +24,10 @@ pub(crate) struct Seen {
 impl Seen {
     /// The range that is asked for, of so many bytes: start, and end exclusive.
     pub(crate) fn range(&self, length: usize) -> Option<(usize, usize)> {
-        let (from, last) = self.header("range")?.strip_prefix("bytes=")?.split_once('-')?;
+        let (from, last) = self
+            .header("range")?
+            .strip_prefix("bytes=")?
+            .split_once('-')?;
         let from: usize = from.parse().unwrap();
         let to = last.parse::<usize>().map_or(length, |last| last + 1);
         (from < to && to <= length).then_some((from, to))
@@ -142,6 +146,7 @@ pub(crate) struct Faulty {
     /// `127.0.0.1:port`.
     pub(crate) host: String,
     seen: Arc<Mutex<Vec<Seen>>>,
+    connections: Arc<AtomicUsize>,
     _server: AbortOnDropHandle<()>,
 }
 
@@ -159,18 +164,26 @@ impl Faulty {
         let listener = TcpListener::bind(address).await.unwrap();
         let host = listener.local_addr().unwrap().to_string();
         let seen = Arc::new(Mutex::new(Vec::new()));
+        let connections = Arc::new(AtomicUsize::new(0));
         let answers: Arc<Answers> = Arc::new(answers);
         let server = tokio::spawn({
-            let seen = Arc::clone(&seen);
+            let (seen, connections) = (Arc::clone(&seen), Arc::clone(&connections));
             async move {
                 while let Ok((stream, _)) = listener.accept().await {
-                    tokio::spawn(serve(stream, Arc::clone(&answers), Arc::clone(&seen)));
+                    let (answers, seen) = (Arc::clone(&answers), Arc::clone(&seen));
+                    let connections = Arc::clone(&connections);
+                    connections.fetch_add(1, Ordering::SeqCst);
+                    tokio::spawn(async move {
+                        serve(stream, answers, seen).await;
+                        connections.fetch_sub(1, Ordering::SeqCst);
+                    });
                 }
             }
         });
         Self {
             host,
             seen,
+            connections,
             _server: AbortOnDropHandle::new(server),
         }
     }
@@ -195,6 +208,11 @@ impl Faulty {
 
     pub(crate) fn reference(&self, name: &str) -> String {
         format!("{}/{name}", self.host)
+    }
+
+    /// How many clients are connected. A client that has gone is noticed when it is written to, or at its next request.
+    pub(crate) fn open_connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
     }
 
     /// All requests so far.

@@ -182,11 +182,7 @@ impl Spool {
 
     /// Removes the files that start at `from` or later. Blocks.
     pub(crate) fn remove_from(&self, from: u64) {
-        let gone = self
-            .held
-            .shared
-            .index()
-            .take_from(&self.held.name, from);
+        let gone = self.held.shared.index().take_from(&self.held.name, from);
         self.held
             .shared
             .unlink_all([(self.held.name.clone(), gone)]);
@@ -214,11 +210,7 @@ impl Spool {
         if !self.is_open() {
             return Err(Refused::Budget);
         }
-        let before = self
-            .held
-            .shared
-            .index()
-            .ending_at(&self.held.name, start);
+        let before = self.held.shared.index().ending_at(&self.held.name, start);
         let (start, length) = before.unwrap_or((start, 0));
         let path = self.held.shared.path(&self.held.name, start);
         let flags = OFlags::WRONLY | OFlags::CREATE;
@@ -247,11 +239,7 @@ impl Spool {
             if *flow == Flow::Abandoned {
                 return Found::Abandoned;
             }
-            let found = self
-                .held
-                .shared
-                .index()
-                .find(&self.held.name, position);
+            let found = self.held.shared.index().find(&self.held.name, position);
             if let Some((start, available)) = found {
                 return Found::Bytes { start, available };
             }

@@ -56,9 +56,7 @@ impl Index {
             let metadata = entry.metadata();
             let piece = entry.file_name().to_str().and_then(parse_name);
             match (piece, metadata) {
-                (Some((name, start)), Ok(metadata))
-                    if metadata.is_file() && metadata.len() > 0 =>
-                {
+                (Some((name, start)), Ok(metadata)) if metadata.is_file() && metadata.len() > 0 => {
                     let used = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
                     found.push((name, start, metadata.len(), used));
                 }
