@@ -10,7 +10,7 @@
 //! | `credentials` | secrets that cannot be printed |
 //! | `registry` | HTTP: tokens, redirects, retries, stalls, mirrors |
 //! | `manifest`, `image` | documents that registries hand out, read and refused |
-//! | `pull` | from a reference to a committed image, layers in parallel and in one pass |
+//! | `pull` | from a reference to a committed image, layers in parallel and in one pass, over breaks and restarts |
 //! | `flight` | one job however many ask, ended when nobody waits |
 //! | `layers` | which layer is needed by whom |
 //! | `catalogue` | names and ids, as a snapshot |

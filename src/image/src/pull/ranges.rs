@@ -29,8 +29,8 @@ const MAX_PIECE_BYTES: u64 = 16 << 20;
 const MIN_PIECE_BYTES: u64 = 1 << 20;
 /// Into how many pieces a layer is divided, as far as the two above allow.
 const PIECES: u64 = 12;
-/// What is written to the disk at a time.
-const WRITE_BYTES: usize = 256 << 10;
+/// What is written to the disk at a time. As much is lost for each connection when the server dies.
+const WRITE_BYTES: usize = 64 << 10;
 
 /// A part of the layer that is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
