@@ -155,7 +155,8 @@ fn a_pull_is_looked_on_at_and_given_up_by_the_command_line() {
         );
         ensure!(layer.fetched > 1 << 20 && layer.host == PROXY, "{layer:?}");
         let pid = rustix::process::Pid::from_child(&child);
-        rustix::process::kill_process(pid, rustix::process::Signal::INT)?;
+        // What Ctrl-C does; but in a world, whose shell runs tests in the background, SIGINT is ignored from birth.
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
         ensure!(!child.wait()?.success());
         settle::until_true("the pull is given up", async || {
             let told = list(node).await?;

@@ -21,7 +21,7 @@ use crate::store::Inner;
 
 use super::course::Course;
 use super::feed;
-use super::partial::Spool;
+use super::partial::{Claim, Spool};
 use super::progress::{LayerState, LayerWatch};
 use super::ranges;
 use super::transfer::{Failure, Job, Sink};
@@ -43,6 +43,8 @@ pub(crate) struct Prepared {
     pub(crate) parent: Option<ChainId>,
     /// Emptied by the first image that commits the layer.
     unpacked: Mutex<Option<Unpacked>>,
+    /// The compressed layer, in case that the server dies before that. Whoever gives the layer up leaves it there.
+    partial: Mutex<Option<Claim>>,
 }
 
 impl Prepared {
@@ -51,6 +53,26 @@ impl Prepared {
             chain,
             parent,
             unpacked: Mutex::new(Some(unpacked)),
+            partial: Mutex::new(None),
+        }
+    }
+
+    fn with_partial(self, partial: Option<Claim>) -> Self {
+        Self {
+            partial: Mutex::new(partial),
+            ..self
+        }
+    }
+
+    /// Removes the compressed layer. Blocks. To be called before the image is synced, so that it is not written to the disk.
+    pub(crate) fn discard_partial(&self) {
+        let partial = self
+            .partial
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(partial) = partial {
+            partial.spool().discard();
         }
     }
 
@@ -149,12 +171,9 @@ async fn fetch(
                 },
                 diff: &wanted.diff,
             };
-            let unpacked = work.run().await?;
-            let prepared = Arc::new(Prepared::new(
-                wanted.chain.clone(),
-                wanted.parent.clone(),
-                unpacked,
-            ));
+            let (unpacked, partial) = work.run().await?;
+            let prepared = Prepared::new(wanted.chain.clone(), wanted.parent.clone(), unpacked);
+            let prepared = Arc::new(prepared.with_partial(partial));
             inner.prepared.add(&prepared);
             prepared
         }
@@ -180,31 +199,46 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    async fn run(&self) -> Result<Unpacked, ImageError> {
+    /// The layer, and what there is of its compressed form, which is of use until the image is complete.
+    async fn run(&self) -> Result<(Unpacked, Option<Claim>), ImageError> {
         let job = &self.job;
         let attempts = job.inner.config.attempts;
         let endpoints = job.session.endpoints();
         let descriptor = job.descriptor;
         let partials = &job.inner.partials;
         let claim = partials.claim(&descriptor.digest, descriptor.size).await;
-        let spool = claim.as_ref().map(|claim| claim.spool());
+        let spool = claim.as_ref().map(Claim::spool);
         let mut course = Course::new(0..endpoints, attempts);
         let resumed = spool.as_ref().is_some_and(|spool| spool.kept_bytes() > 0);
         let spooled = spool.as_ref().is_some_and(Spool::is_open);
-        let mut made = self.pass(&mut course, spool.as_ref()).await;
-        let settled = matches!(made, Ok(_) | Err(Failed::Wrong(_) | Failed::Final(_)));
-        if let Some(spool) = spool.filter(|_| settled) {
+        let made = self.pass(&mut course, spool.as_ref()).await;
+        if made.is_ok() {
+            if let Some(claim) = &claim {
+                claim.set_whole();
+            }
+        } else if let Some(spool) = spool.filter(|_| !matches!(made, Err(Failed::GaveUp(_)))) {
             // Files that stay are swept later.
             let _ = tokio::task::spawn_blocking(move || spool.discard()).await;
         }
-        drop(claim);
-        // The space that was lacking may have been taken by the partial file.
-        if spooled && matches!(made, Err(Failed::Final(ImageError::DiskFull { .. }))) {
-            course = Course::new(0..endpoints, attempts);
-            made = self.pass(&mut course, None).await;
-        }
+        let made = match made {
+            Ok(unpacked) => return Ok((unpacked, claim)),
+            // The space that was lacking may have been taken by partial files.
+            Err(Failed::Final(error @ ImageError::DiskFull { .. })) => {
+                drop(claim);
+                if !spooled && partials.usage() == (0, 0) {
+                    return Err(error);
+                }
+                partials.free_all().await;
+                course = Course::new(0..endpoints, attempts);
+                self.pass(&mut course, None).await
+            }
+            made => {
+                drop(claim);
+                made
+            }
+        };
         let mut last = match made {
-            Ok(unpacked) => return Ok(unpacked),
+            Ok(unpacked) => return Ok((unpacked, None)),
             Err(Failed::GaveUp(error) | Failed::Final(error)) => return Err(error),
             Err(Failed::Wrong(error)) => error,
         };
@@ -217,7 +251,7 @@ impl Work<'_> {
                 .pass(&mut Course::plain(endpoint, attempts), None)
                 .await
             {
-                Ok(unpacked) => return Ok(unpacked),
+                Ok(unpacked) => return Ok((unpacked, None)),
                 Err(Failed::Final(error)) => return Err(error),
                 Err(Failed::Wrong(error)) => last = error,
                 // That one sends something wrong says more than that another one sends nothing.

@@ -7,7 +7,7 @@
 //!
 //! A layer has one such file, or several if it is fetched in pieces. They are written as the bytes come and never
 //! synced: nothing in them counts until the digest of the whole is right, and a layer whose digest is wrong is fetched anew
-//! without them. They go away with the layer's completion, by age, and oldest first when they take too much.
+//! without them. They go away when the layer's image is complete, by age, and oldest first when they take too much.
 //!
 //! - [`Partials`] is the store: who uses what, how much there is.
 //! - A [`Claim`] is one download's right to a layer's files. Dropping it means that the download is over or was given up.
@@ -75,6 +75,21 @@ impl Partials {
     /// Disk space in bytes, and files. Costs nothing to speak of.
     pub(crate) fn usage(&self) -> (u64, u64) {
         self.shared.index().disk_usage()
+    }
+
+    /// Removes all that no download is at: the disk is full.
+    pub(crate) async fn free_all(&self) {
+        let shared = Arc::clone(&self.shared);
+        let freed = tokio::task::spawn_blocking(move || {
+            while let Some(gone) = {
+                let mut index = shared.index();
+                index.take_oldest()
+            } {
+                shared.unlink_all([gone]);
+            }
+        });
+        // What is left is swept later.
+        let _ = freed.await;
     }
 
     /// Takes a layer's files for one download. `None` if another download is at this layer, or if it is too small or

@@ -144,3 +144,26 @@ async fn files_that_overlap_or_are_links_are_not_used() {
     assert!(spool.writer(9).is_err() && spool.reader(9).is_err());
     assert_eq!(std::fs::read(&outside).unwrap(), b"precious");
 }
+
+#[tokio::test]
+async fn a_whole_layer_waits_for_its_image_unless_the_space_is_needed() {
+    let folder = tempfile::tempdir().unwrap();
+    let partials = open(&folder, 10);
+    let whole = claim(&partials, "a").await;
+    write(&whole.spool(), 0, b"12345678");
+    whole.set_whole();
+    assert!(whole.spool().writer(8).is_err());
+    assert!(partials.claim(&digest("a"), SIZE).await.is_none());
+    let new = claim(&partials, "b").await.spool();
+    write(&new, 0, b"123");
+    assert_eq!(whole.spool().kept_bytes(), 0);
+    drop(whole);
+    let again = claim(&partials, "a").await;
+    write(&again.spool(), 0, b"1234567");
+    again.set_whole();
+    partials.free_all().await;
+    assert_eq!(partials.usage(), (4096, 1), "what is being written stays");
+    drop((again, new));
+    partials.free_all().await;
+    assert_eq!(partials.usage(), (0, 0));
+}

@@ -537,3 +537,41 @@ async fn a_large_image_does_not_keep_a_small_one_waiting() {
     assert!(large.gets("/blobs/") < 15, "long before the end");
     pull.await.unwrap().unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_is_whole_is_not_fetched_again_for_an_image_that_is_not() {
+    let image = Published::of_files(&[("whole", &noise(60, 2 * MIB)), ("late", &noise(61, MIB))]);
+    let late = image.layers[1].clone();
+    let open = Arc::new(AtomicBool::new(false));
+    let (registry, _) = registry(&image, {
+        let open = Arc::clone(&open);
+        move |seen, layer, _| {
+            if layer == late.as_slice() && !open.load(Ordering::SeqCst) {
+                return Reply::Silence;
+            }
+            Reply::part(seen, layer)
+        }
+    })
+    .await;
+    let node = Node::with(&[&registry.host], in_order);
+    let name = registry.reference("app:1");
+    let (images, request) = (node.images.clone(), PullRequest::anonymous(name.clone()));
+    let pull = tokio::spawn(async move { images.pull(request).await });
+    while node
+        .images
+        .pulls()
+        .first()
+        .and_then(|pull| pull.layers.first())
+        .is_none_or(|layer| layer.state != LayerState::Done)
+    {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    pull.abort();
+    let _ = pull.await;
+    let node = node.restart().await;
+    open.store(true, Ordering::SeqCst);
+    node.pull(&name).await.unwrap();
+    let late = image.layers[1].len() as u64;
+    assert_eq!(node.images.pull_totals().bytes_fetched, late);
+    assert!(node.partials().is_empty());
+}

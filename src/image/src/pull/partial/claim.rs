@@ -80,6 +80,12 @@ impl Claim {
             held: Arc::clone(&self.held),
         }
     }
+
+    /// Says that the layer is whole: its files only wait for its image, unless the space is needed.
+    pub(crate) fn set_whole(&self) {
+        self.held.closed.store(true, Ordering::Relaxed);
+        self.held.shared.index().set_whole(&self.held.name);
+    }
 }
 
 impl Drop for Claim {

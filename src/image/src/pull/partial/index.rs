@@ -25,6 +25,8 @@ struct Entry {
 enum Held {
     No,
     Yes,
+    /// By a layer that is whole, and is kept in case that the server dies before its image is. Nobody is at the files.
+    Whole,
     /// By threads of a download that was given up.
     Leaving,
 }
@@ -118,8 +120,15 @@ impl Index {
                 entry.held = Held::Yes;
                 Claimed::Taken
             }
-            Held::Yes => Claimed::Busy,
+            Held::Yes | Held::Whole => Claimed::Busy,
             Held::Leaving => Claimed::Leaving,
+        }
+    }
+
+    /// The layer of a claim is whole.
+    pub(super) fn set_whole(&mut self, name: &str) {
+        if let Some(entry) = self.entries.get_mut(name) {
+            entry.held = Held::Whole;
         }
     }
 
@@ -205,16 +214,26 @@ impl Index {
         let name = self
             .entries
             .iter()
-            .filter(|(_, entry)| entry.held == Held::No)
-            .min_by_key(|(_, entry)| entry.used)
+            .filter(|(_, entry)| match entry.held {
+                Held::No => true,
+                Held::Whole => !entry.pieces.is_empty(),
+                Held::Yes | Held::Leaving => false,
+            })
+            // Whole ones last: an image waits for them.
+            .min_by_key(|(_, entry)| (entry.held == Held::Whole, entry.used))
             .map(|(name, _)| name.clone())?;
         self.take(name)
     }
 
     fn take(&mut self, name: String) -> Option<(String, Vec<u64>)> {
-        let entry = self.entries.remove(&name)?;
-        self.bytes -= entry.pieces.values().sum::<u64>();
-        Some((name, entry.pieces.into_keys().collect()))
+        let entry = self.entries.get_mut(&name)?;
+        let pieces = std::mem::take(&mut entry.pieces);
+        // Somebody's claim is still to it.
+        if entry.held == Held::No {
+            self.entries.remove(&name);
+        }
+        self.bytes -= pieces.values().sum::<u64>();
+        Some((name, pieces.into_keys().collect()))
     }
 }
 
