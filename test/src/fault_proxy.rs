@@ -47,8 +47,8 @@ struct Shared {
 
 impl FaultProxy {
     /// Listens on a port of 127.0.0.1 and passes on what `upstream` sends, pausing after every 32 KiB, and cutting
-    /// connections after so many bytes each.
-    pub async fn listen(
+    /// connections after so many bytes each. Has to be called inside a tokio runtime.
+    pub fn listen(
         port: u16,
         upstream: &str,
         pause: Duration,

@@ -80,7 +80,7 @@ fn partials() -> usize {
 async fn cut_and_killed(node: &Node) -> Result<()> {
     let (_registry, size) = registry_with(&[40, 24]).await?;
     let cuts = (1..=20).map(|number| 400_000 + number * 9_973 % 1_000_000);
-    let proxy = FaultProxy::listen(5001, BEHIND, Duration::from_millis(6), cuts).await?;
+    let proxy = FaultProxy::listen(5001, BEHIND, Duration::from_millis(6), cuts)?;
     let name = proxy.name("large");
     for kill in 1..=5 {
         let (cri, name) = (node.cri(), name.clone());
@@ -126,7 +126,7 @@ fn so_does_one_in_pieces() {
 fn a_pull_is_looked_on_at_and_given_up_by_the_command_line() {
     world!(setup(json!({})), async |node| {
         let (_registry, size) = registry_with(&[8]).await?;
-        let proxy = FaultProxy::listen(5001, BEHIND, Duration::from_millis(10), []).await?;
+        let proxy = FaultProxy::listen(5001, BEHIND, Duration::from_millis(10), [])?;
         let name = proxy.name("large:latest");
         let pintle = |arguments: &[&str]| -> Result<Command> {
             let mut command = Command::new(places::pintle()?);

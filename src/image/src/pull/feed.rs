@@ -105,12 +105,11 @@ impl Feed {
         if self.ended {
             return Ok(false);
         }
-        let piece = match self.chunks.try_recv() {
-            Ok(piece) => Some(piece),
-            Err(_) => {
-                self.slot.leave();
-                self.chunks.blocking_recv()
-            }
+        let piece = if let Ok(piece) = self.chunks.try_recv() {
+            Some(piece)
+        } else {
+            self.slot.leave();
+            self.chunks.blocking_recv()
         };
         let (bytes, fresh) = match piece {
             Some(Piece::Fresh(bytes)) => (bytes, true),

@@ -147,36 +147,35 @@ async fn fetch(
     watch: Arc<LayerWatch>,
     wanted: WantedLayer,
 ) -> Result<Arc<Prepared>, ImageError> {
-    let prepared = match inner.prepared.get(&wanted.chain) {
-        Some(prepared) => prepared,
-        None => {
-            let limit = inner.config.limits.layer_bytes;
-            if wanted.descriptor.size > limit {
-                return Err(ImageError::TooLarge {
-                    what: format!("layer {}", wanted.descriptor.digest),
-                    reason: format!(
-                        "{} bytes, at most {limit} are allowed",
-                        wanted.descriptor.size
-                    ),
-                });
-            }
-            let work = Work {
-                job: Job {
-                    inner: &inner,
-                    session: &session,
-                    descriptor: &wanted.descriptor,
-                    share: &share,
-                    watch: &watch,
-                    what: format!("layer {}", wanted.descriptor.digest),
-                },
-                diff: &wanted.diff,
-            };
-            let (unpacked, partial) = work.run().await?;
-            let prepared = Prepared::new(wanted.chain.clone(), wanted.parent.clone(), unpacked);
-            let prepared = Arc::new(prepared.with_partial(partial));
-            inner.prepared.add(&prepared);
-            prepared
+    let prepared = if let Some(prepared) = inner.prepared.get(&wanted.chain) {
+        prepared
+    } else {
+        let limit = inner.config.limits.layer_bytes;
+        if wanted.descriptor.size > limit {
+            return Err(ImageError::TooLarge {
+                what: format!("layer {}", wanted.descriptor.digest),
+                reason: format!(
+                    "{} bytes, at most {limit} are allowed",
+                    wanted.descriptor.size
+                ),
+            });
         }
+        let work = Work {
+            job: Job {
+                inner: &inner,
+                session: &session,
+                descriptor: &wanted.descriptor,
+                share: &share,
+                watch: &watch,
+                what: format!("layer {}", wanted.descriptor.digest),
+            },
+            diff: &wanted.diff,
+        };
+        let (unpacked, partial) = work.run().await?;
+        let prepared = Prepared::new(wanted.chain.clone(), wanted.parent.clone(), unpacked);
+        let prepared = Arc::new(prepared.with_partial(partial));
+        inner.prepared.add(&prepared);
+        prepared
     };
     watch.set_state(LayerState::Done);
     Ok(prepared)

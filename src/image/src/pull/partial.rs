@@ -157,18 +157,18 @@ impl Shared {
     fn unlink_all(&self, gone: impl IntoIterator<Item = (String, Vec<u64>)>) {
         for (name, starts) in gone {
             for start in starts {
-                self.unlink(&self.path(&name, start));
+                unlink(&self.path(&name, start));
             }
         }
     }
+}
 
-    fn unlink(&self, path: &Path) {
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(file = %path.display(), %error, "cannot remove a partial layer");
-            }
-            _ => {}
+fn unlink(path: &Path) {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(file = %path.display(), %error, "cannot remove a partial layer");
         }
+        _ => {}
     }
 }
 

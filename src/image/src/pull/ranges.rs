@@ -20,7 +20,7 @@ use crate::registry::Part;
 use super::course::{Course, Setback};
 use super::partial::{PieceWriter, Refused, Spool};
 use super::progress::LayerState;
-use super::transfer::{Failure, Job, Opened, Sink};
+use super::transfer::{Body, Failure, Job, Opened, Sink};
 use super::turns::Turn;
 
 /// What one request brings at most: small enough for pulls to take turns.
@@ -239,7 +239,7 @@ impl Job<'_> {
             };
             self.watch.set_host(self.session.host(endpoint));
             self.watch.set_state(LayerState::Downloading);
-            let mut body = self.body(opened);
+            let mut body = Body::new(opened);
             if body.position != gap.from || body.end > gap.to {
                 return Err(Setback::NoRanges.into());
             }

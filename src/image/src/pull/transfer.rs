@@ -247,12 +247,11 @@ impl Job<'_> {
     ) -> Result<Sink, Failure> {
         let mut next = first;
         while sink.offset < self.descriptor.size {
-            let (opened, turn) = match next.take() {
-                Some(opened) => opened,
-                None => {
-                    let turn = self.share.take().await;
-                    (self.open(course, sink.offset, None).await?, turn)
-                }
+            let (opened, turn) = if let Some(opened) = next.take() {
+                opened
+            } else {
+                let turn = self.share.take().await;
+                (self.open(course, sink.offset, None).await?, turn)
             };
             let drained = self.drain(course, opened, &mut sink).await;
             drop(turn);
@@ -272,7 +271,7 @@ impl Job<'_> {
         opened: Opened,
         sink: &mut Sink,
     ) -> Result<(), Drained> {
-        let mut body = self.body(opened);
+        let mut body = Body::new(opened);
         let mut skip = sink.offset.saturating_sub(body.position);
         course.contributed(body.endpoint);
         while let Some(mut bytes) = body.chunk(self).await? {
@@ -289,15 +288,6 @@ impl Job<'_> {
             sink.feeder.push(bytes).await?;
         }
         Ok(())
-    }
-
-    pub(super) fn body(&self, opened: Opened) -> Body {
-        Body {
-            position: opened.blob.from,
-            end: opened.blob.to,
-            endpoint: opened.endpoint,
-            blob: opened.blob,
-        }
     }
 }
 
@@ -330,6 +320,15 @@ pub(super) struct Body {
 }
 
 impl Body {
+    pub(super) fn new(opened: Opened) -> Self {
+        Self {
+            position: opened.blob.from,
+            end: opened.blob.to,
+            endpoint: opened.endpoint,
+            blob: opened.blob,
+        }
+    }
+
     /// The next bytes; `None` when all that was announced has come.
     pub(super) async fn chunk(&mut self, job: &Job<'_>) -> Result<Option<bytes::Bytes>, Setback> {
         let size = job.descriptor.size;

@@ -89,12 +89,11 @@ impl Blob {
             }
             StatusCode::PARTIAL_CONTENT => {
                 let told = answer.content_range();
-                match told.and_then(|told| told.answers(part, size)) {
-                    Some(range) => range,
-                    None => {
-                        tracing::debug!(host, ?told, ?part, "another part than was asked for");
-                        return Err(BlobError::NoRanges);
-                    }
+                if let Some(range) = told.and_then(|told| told.answers(part, size)) {
+                    range
+                } else {
+                    tracing::debug!(host, ?told, ?part, "another part than was asked for");
+                    return Err(BlobError::NoRanges);
                 }
             }
             _ => (0, size),

@@ -224,7 +224,7 @@ async fn a_large_layer_comes_in_pieces_at_the_same_time() {
     })
     .await;
     let node = Node::with(&[&registry.host], |config| {
-        config.ranges.min_bytes = 1 << 20
+        config.ranges.min_bytes = 1 << 20;
     });
     let pulled = node.pull(&registry.reference("app:1")).await.unwrap();
     assert_whole(&node, &pulled, 4, 8);
@@ -253,7 +253,7 @@ async fn pieces_survive_breaks_and_a_restart() {
     })
     .await;
     let node = Node::with(&[&registry.host], |config| {
-        config.ranges.min_bytes = 1 << 20
+        config.ranges.min_bytes = 1 << 20;
     });
     let name = registry.reference("app:1");
     let (images, request) = (node.images.clone(), PullRequest::anonymous(name.clone()));
