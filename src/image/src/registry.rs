@@ -2,7 +2,7 @@
 //! itself for manifests, configurations and layers of one repository.
 //!
 //! - Content that is named by a digest is verified here before anyone sees it; layers, which stream, are verified by
-//!   whoever drains [`Download`].
+//!   whoever drains a [`Blob`].
 //! - Credentials go to the host they belong to and to its token server over TLS (or plain HTTP where the operator
 //!   configured it), never to mirrors or to where a redirect leads.
 //! - Every wait is bounded ([`crate::config::Timeouts`]), every body too, every retry counted.

@@ -24,7 +24,7 @@ const CREDENTIALS: &str = "/run/test/credentials";
 /// Where the registry behind it listens.
 const BEHIND: &str = "127.0.0.1:5002";
 
-fn setup(image: Value) -> Setup {
+fn setup(image: &Value) -> Setup {
     Setup::default()
         .config(json!({ "image": { "registries": { PROXY: { "plain_http": true } } } }))
         .config(json!({ "image": image }))
@@ -111,20 +111,20 @@ async fn cut_and_killed(node: &Node) -> Result<()> {
 
 #[test]
 fn a_pull_that_is_cut_and_whose_server_is_killed_fetches_a_tenth_more_at_most() {
-    world!(setup(json!({})), cut_and_killed);
+    world!(setup(&json!({})), cut_and_killed);
 }
 
 #[test]
 fn so_does_one_in_pieces() {
     world!(
-        setup(json!({ "ranges": { "min_size": "2MiB" } })),
+        setup(&json!({ "ranges": { "min_size": "2MiB" } })),
         cut_and_killed
     );
 }
 
 #[test]
 fn a_pull_is_looked_on_at_and_given_up_by_the_command_line() {
-    world!(setup(json!({})), async |node| {
+    world!(setup(&json!({})), async |node| {
         let (_registry, size) = registry_with(&[8]).await?;
         let proxy = FaultProxy::listen(5001, BEHIND, Duration::from_millis(10), [])?;
         let name = proxy.name("large:latest");

@@ -77,33 +77,39 @@ pub(super) fn read(path: &Path, image: &str) -> Result<AuthConfig, CredentialsEr
         .map_err(unreadable)?;
     let name = image::normal_reference(image)?;
     match parse(&text, &name) {
-        Some(Some(auth)) => Ok(auth),
-        Some(None) => Err(CredentialsError::None {
+        Ok(Some(auth)) => Ok(auth),
+        Ok(None) => Err(CredentialsError::None {
             path: path.to_owned(),
             image: name,
         }),
-        None => Err(CredentialsError::Form {
+        Err(BadForm) => Err(CredentialsError::Form {
             path: path.to_owned(),
         }),
     }
 }
 
-/// `None` if the text is of neither form, `Some(None)` if it has nothing for the image of this normal name.
-fn parse(text: &str, name: &str) -> Option<Option<AuthConfig>> {
+/// The text is of neither form.
+struct BadForm;
+
+/// What a text has for the image of this normal name.
+fn parse(text: &str, name: &str) -> Result<Option<AuthConfig>, BadForm> {
     if text.trim_start().starts_with('{') {
-        let file: AuthFile = serde_json::from_str(text).ok()?;
-        return Some(choose(file, name));
+        // What serde says could repeat a secret.
+        let file: AuthFile = serde_json::from_str(text).map_err(|_| BadForm)?;
+        return Ok(choose(file, name));
     }
     let mut lines = text.lines();
-    let (username, password) = lines.next()?.split_once(':')?;
+    let first = lines.next().and_then(|line| line.split_once(':'));
+    let (username, password) = first.ok_or(BadForm)?;
     let alone = lines.all(|line| line.trim().is_empty());
-    (alone && !username.is_empty()).then(|| {
-        Some(AuthConfig {
-            username: username.to_owned(),
-            password: password.to_owned(),
-            ..AuthConfig::default()
-        })
-    })
+    if !alone || username.is_empty() {
+        return Err(BadForm);
+    }
+    Ok(Some(AuthConfig {
+        username: username.to_owned(),
+        password: password.to_owned(),
+        ..AuthConfig::default()
+    }))
 }
 
 /// The entry whose key is the longest beginning of the image's repository.
@@ -142,7 +148,7 @@ mod tests {
 
     #[test]
     fn one_line() {
-        let auth = parse("me:pass:word\n", "a.example/b:1").flatten();
+        let auth = parse("me:pass:word\n", "a.example/b:1").ok().flatten();
         let auth = auth.map(|auth| (auth.username, auth.password));
         assert_eq!(auth, Some(("me".to_owned(), "pass:word".to_owned())));
         for bad in [
@@ -153,7 +159,7 @@ mod tests {
             "{}",
             "{\"auths\": 3}",
         ] {
-            assert!(parse(bad, "a.example/b:1").is_none(), "{bad}");
+            assert!(parse(bad, "a.example/b:1").is_err(), "{bad}");
         }
     }
 
@@ -170,7 +176,7 @@ mod tests {
             ("docker.io/library/busybox:latest", Some("hub")),
             ("b.example/app:1", None),
         ] {
-            let found = parse(text, name).flatten();
+            let found = parse(text, name).ok().flatten();
             let found = found.map(|found| found.auth + &found.identity_token);
             assert_eq!(found.as_deref(), expected, "{name}");
         }
