@@ -24,6 +24,7 @@
 
 pub mod cni;
 pub mod cri;
+pub mod fault_proxy;
 pub mod faults;
 pub mod images;
 pub mod ledger;

@@ -44,6 +44,10 @@ pub struct ImagesConfig {
     pub credentials: NodeCredentialsConfig,
     /// Which images may be used at all.
     pub trust: TrustConfig,
+    /// Large layers in parallel pieces.
+    pub ranges: RangesConfig,
+    /// Compressed layers that are not whole yet, on the disk.
+    pub partial: PartialConfig,
 }
 
 /// What [`crate::Images::set_registries`] takes over while the server runs: see the fields of the same names in
@@ -86,6 +90,8 @@ impl ImagesConfig {
             proxy: ProxyConfig::default(),
             credentials: NodeCredentialsConfig::default(),
             trust: TrustConfig::default(),
+            ranges: RangesConfig::default(),
+            partial: PartialConfig::default(),
         }
     }
 
@@ -108,6 +114,42 @@ pub struct NodeCredentialsConfig {
     pub namespaced_auth_dir: Option<PathBuf>,
     /// Where `docker-credential-…` programs are; empty means the server's `PATH`.
     pub helper_dirs: Vec<PathBuf>,
+}
+
+/// Which layers are fetched in pieces, several at the same time, from registries that allow it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RangesConfig {
+    /// The least size of such a layer, compressed, in bytes.
+    pub min_bytes: u64,
+    /// Connections for one such layer; 1 or 0: no layer is fetched so.
+    pub parallel: usize,
+}
+
+impl Default for RangesConfig {
+    fn default() -> Self {
+        Self {
+            min_bytes: 64 << 20,
+            parallel: 3,
+        }
+    }
+}
+
+/// What is kept of layers whose download was given up or interrupted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartialConfig {
+    /// Bytes of all such layers; 0: nothing is kept.
+    pub max_bytes: u64,
+    /// How long a layer is kept that nobody asks for.
+    pub max_age: Duration,
+}
+
+impl Default for PartialConfig {
+    fn default() -> Self {
+        Self {
+            max_bytes: 10 << 30,
+            max_age: Duration::from_hours(24),
+        }
+    }
 }
 
 /// How to talk to one registry.

@@ -13,7 +13,7 @@
 //! | `manifest`, `image` | documents that registries hand out, read and refused |
 //! | `artifact` | OCI artifacts: which files they stand for |
 //! | `trust` | policies, and the signatures that they ask for |
-//! | `pull` | from a reference to a committed image, layers in parallel and in one pass |
+//! | `pull` | from a reference to a committed image, layers in parallel and in one pass, over breaks and restarts |
 //! | `flight` | one job however many ask, ended when nobody waits |
 //! | `layers` | which layer is needed by whom |
 //! | `catalogue` | names and ids, as a snapshot |
@@ -49,8 +49,8 @@ mod trust;
 pub use archive::ArchiveFormat;
 pub use artifact::ImageKind;
 pub use config::{
-    ImageLimits, ImagesConfig, NodeCredentialsConfig, Platform, RegistryConfig, RegistrySettings,
-    Timeouts, TrustConfig,
+    ImageLimits, ImagesConfig, NodeCredentialsConfig, PartialConfig, Platform, RangesConfig,
+    RegistryConfig, RegistrySettings, Timeouts, TrustConfig,
 };
 pub use credentials::{
     AuthFileProblem, AuthFileState, Credentials, CredentialsError, HelperFault,
@@ -60,7 +60,8 @@ pub use error::ImageError;
 pub use image::{Image, ImageRunConfig};
 pub use layers::{ImageDisk, ImageLayer, ImageLease};
 pub use pinned::{BadPattern, PinnedImages};
-pub use pull::PullRequest;
+pub use pull::normal_reference;
+pub use pull::{LayerProgress, LayerState, PullProgress, PullRequest, PullTotals};
 pub use reference::{Reference, ReferenceError, ReferenceFault, is_registry_host};
 pub use sources::{
     ExplainedHost, ExplainedReference, Explanation, LastError, ProxyConfig, ProxySetting, ProxyUrl,

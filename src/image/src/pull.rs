@@ -11,8 +11,15 @@
 //! Everything before the commit can be dropped at any moment and cleans up after itself. The commit runs in a task of
 //! its own and is not cancelled. An artifact has no configuration that matters. A registry is asked even for images that are here: it decides who may have them.
 
+mod course;
 mod feed;
 mod layer;
+mod partial;
+mod progress;
+mod ranges;
+mod slots;
+mod transfer;
+mod turns;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,7 +39,14 @@ use crate::registry::Session;
 use crate::store::{Inner, NewImage};
 use crate::trust::{self, Demands};
 
+use progress::{LayerWatch, PullWatch};
+
 pub(crate) use layer::{LayerContent, Prepared, PreparedLayers, WantedLayer};
+pub(crate) use partial::Partials;
+pub(crate) use progress::Watch;
+pub use progress::{LayerProgress, LayerState, PullProgress, PullTotals};
+pub(crate) use slots::Slots;
+pub(crate) use turns::Turns;
 
 /// How deep indexes may lie in indexes.
 const MAX_INDEX_DEPTH: usize = 3;
@@ -62,6 +76,11 @@ impl PullRequest {
     }
 }
 
+/// A reference as [`PullProgress`] tells it.
+pub fn normal_reference(text: &str) -> Result<String, ImageError> {
+    Ok(Reference::parse(text)?.to_string())
+}
+
 /// What makes two requests the same pull.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct PullKey {
@@ -71,12 +90,25 @@ pub(crate) struct PullKey {
     pub(crate) policy: Option<PathBuf>,
 }
 
-/// Does the work of a pull.
+/// Does the work of a pull, and counts it.
 pub(crate) async fn run(
     inner: Arc<Inner>,
     reference: Reference,
     keyring: Keyring,
     policy: Option<PathBuf>,
+) -> Result<Arc<Image>, ImageError> {
+    let watch = inner.watch.begin(reference.to_string());
+    let result = work(inner, reference, keyring, policy, &watch).await;
+    watch.end(&result);
+    result
+}
+
+async fn work(
+    inner: Arc<Inner>,
+    reference: Reference,
+    keyring: Keyring,
+    policy: Option<PathBuf>,
+    watch: &PullWatch,
 ) -> Result<Arc<Image>, ImageError> {
     // Before any registry is asked: an image that may not be used concerns nobody else.
     let demands = trust::demands(&inner.config, &reference, policy).await?;
@@ -110,16 +142,40 @@ pub(crate) async fn run(
         .collect();
     // From here on, what is on the disk stays there.
     let pins = inner.table.pin(&chains);
-    let wanted: Vec<WantedLayer> = contents
+    let watches: Vec<Arc<LayerWatch>> = chains
+        .iter()
+        .map(|chain| {
+            if inner.table.is_present(chain) {
+                LayerWatch::done()
+            } else {
+                inner.watch.layer(chain)
+            }
+        })
+        .collect();
+    watch.set_layers(
+        contents
+            .layers
+            .iter()
+            .zip(&watches)
+            .map(|(layer, watch)| {
+                let descriptor = &layer.descriptor;
+                (&descriptor.digest, descriptor.size, Arc::clone(watch))
+            })
+            .collect(),
+    );
+    let share = Arc::new(inner.turns.share());
+    let wanted: Vec<(WantedLayer, Arc<LayerWatch>)> = contents
         .layers
         .into_iter()
-        .filter(|layer| !inner.table.is_present(&layer.chain))
+        .zip(watches)
+        .filter(|(layer, _)| !inner.table.is_present(&layer.chain))
         .collect();
     let mut prepared: Vec<(usize, Arc<Prepared>)> = stream::iter(wanted.into_iter().enumerate())
-        .map(|(position, wanted)| {
+        .map(|(position, (wanted, watch))| {
             let (inner, session) = (Arc::clone(&inner), Arc::clone(&session));
+            let share = Arc::clone(&share);
             async move {
-                let prepared = layer::prepare(&inner, &session, &wanted).await?;
+                let prepared = layer::prepare(&inner, &session, &share, &watch, &wanted).await?;
                 Ok::<_, ImageError>((position, prepared))
             }
         })
@@ -357,7 +413,9 @@ async fn refetch_from(
     let wanted = wanted.ok_or_else(|| {
         ImageError::corrupt(what.clone(), "its manifest has fewer layers than the image")
     })?;
-    let prepared = layer::prepare(inner, &Arc::new(session), &wanted).await?;
+    let share = Arc::new(inner.turns.share());
+    let watch = inner.watch.layer(&wanted.chain);
+    let prepared = layer::prepare(inner, &Arc::new(session), &share, &watch, &wanted).await?;
     inner.trim_memory();
     Ok(prepared)
 }

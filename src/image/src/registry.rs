@@ -2,7 +2,7 @@
 //! itself for manifests, configurations and layers of one repository.
 //!
 //! - Content that is named by a digest is verified here before anyone sees it; layers, which stream, are verified by
-//!   whoever drains [`Download`].
+//!   whoever drains a [`Blob`].
 //! - Credentials go to the host they belong to and to its token server over TLS (or plain HTTP where the operator
 //!   configured it), never to where a redirect leads, and to mirrors only those that files of the node have for them.
 //! - Every wait is bounded ([`crate::config::Timeouts`]), every body too, every retry counted.
@@ -10,6 +10,7 @@
 
 mod answer;
 mod authorization;
+mod blob;
 mod endpoint;
 mod exchange;
 mod hosts;
@@ -38,9 +39,10 @@ use crate::sources::{
 };
 use crate::trust;
 
+pub(crate) use blob::{Blob, BlobError, Part};
 use endpoint::Endpoint;
 use hosts::Hosts;
-pub(crate) use pace::{Broken, Download};
+pub(crate) use pace::Broken;
 
 /// Opens sessions. One per [`crate::Images`].
 #[derive(Debug)]
@@ -362,38 +364,38 @@ impl Session {
         Err(self.nothing(last))
     }
 
-    /// Starts the download of a layer from the endpoint of this number (see [`Self::endpoints`]). The caller verifies
-    /// what it reads.
+    /// The name of the endpoint of this number (see [`Self::endpoints`]).
+    pub(crate) fn host(&self, endpoint: usize) -> String {
+        self.pullers()
+            .nth(endpoint)
+            .map_or_else(String::new, |endpoint| endpoint.host.to_string())
+    }
+
+    /// Starts the download of a layer, or of a part of it, from the endpoint of this number. The caller verifies what it
+    /// reads.
     pub(crate) async fn blob(
         &self,
         endpoint: usize,
         descriptor: &Descriptor,
-    ) -> Result<Download, ImageError> {
+        part: &Part,
+    ) -> Result<Blob, BlobError> {
         let endpoint = self
             .pullers()
             .nth(endpoint)
             .ok_or_else(|| ImageError::interrupted("the choice of a registry"))?;
         let path = endpoint.path("blobs", descriptor.digest.as_str());
-        let request = exchange::Request::new(Method::GET, &path);
+        let request = part.request(exchange::Request::new(Method::GET, &path));
         let answer = self.exchange(endpoint).await.send(request).await;
         let answer = answer.inspect_err(|error| self.sources.errors.note(&endpoint.root, error))?;
         if answer.is_web_page() {
-            return Err(endpoint.host.unavailable(
-                "it answers with a web page where a layer was expected; is it a registry?",
-            ));
+            return Err(endpoint
+                .host
+                .unavailable(
+                    "it answers with a web page where a layer was expected; is it a registry?",
+                )
+                .into());
         }
-        if let Some(length) = answer.length()
-            && length != descriptor.size
-        {
-            return Err(ImageError::corrupt(
-                format!("layer {}", descriptor.digest),
-                format!(
-                    "the manifest says {} bytes, {} sends {length}",
-                    descriptor.size, endpoint.host
-                ),
-            ));
-        }
-        Ok(answer.download())
+        Blob::check(answer, descriptor, part, &endpoint.host.to_string())
     }
 
     async fn exchange<'a>(&'a self, endpoint: &'a Endpoint) -> exchange::Exchange<'a> {

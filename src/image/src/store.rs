@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex as StdMutex};
 use arc_swap::ArcSwap;
 use state::{ChainId, ImageId, ImagesChange, ImagesContents, ImagesDb};
 use storage::LayerStore;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Mutex;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::catalogue::Catalogue;
@@ -35,7 +35,10 @@ use crate::flight::Flights;
 use crate::image::{Image, ImageRecord};
 use crate::layers::{ImageDisk, ImageLayer, ImageLease, LayerTable, Pins};
 use crate::pinned::PinnedImages;
-use crate::pull::{self, Prepared, PreparedLayers, PullKey, PullRequest};
+use crate::pull::{
+    self, Partials, Prepared, PreparedLayers, PullKey, PullProgress, PullRequest, PullTotals,
+    Slots, Turns, Watch,
+};
 use crate::reference::{Reference, clip, has_host};
 use crate::registry::Registry;
 use crate::sources::Explanation;
@@ -83,8 +86,12 @@ pub(crate) struct Inner {
     pub(crate) credentials: NodeCredentials,
     pub(crate) layer_flights: Flights<ChainId, Result<Arc<Prepared>, ImageError>>,
     pub(crate) prepared: PreparedLayers,
-    /// Node-wide room for layer downloads, given in the order of asking.
-    pub(crate) downloads: Semaphore,
+    /// Node-wide connections for layers.
+    pub(crate) turns: Turns,
+    /// Layers that are unpacked at the same time.
+    pub(crate) slots: Slots,
+    pub(crate) partials: Partials,
+    pub(crate) watch: Arc<Watch>,
     pulls: Flights<PullKey, Result<Arc<Image>, ImageError>>,
     db: ImagesDb,
     /// Held by whoever changes the records, from looking to publishing.
@@ -158,7 +165,14 @@ impl Images {
         let inner = Arc::new(Inner {
             registry: Registry::new(Arc::clone(&config)),
             credentials: NodeCredentials::new(&config),
-            downloads: Semaphore::new(config.parallel_layers.max(1)),
+            turns: Turns::new(config.parallel_layers, config.parallel_layers_per_pull),
+            slots: Slots::new(std::thread::available_parallelism().map_or(1, usize::from)),
+            partials: Partials::open(
+                config.root.join("partial"),
+                config.partial.max_bytes,
+                config.partial.max_age,
+            ),
+            watch: Arc::default(),
             config,
             layers,
             table: table.clone(),
@@ -377,14 +391,25 @@ impl Images {
         self.inner.publish(|catalogue| catalogue.set_pinned(pinned));
     }
 
-    /// What images take on the disk. Costs nothing.
+    /// What images take on the disk, with what is kept of layers that are not whole yet. Costs nothing.
     pub fn usage(&self) -> FsUsage {
         let usage = self.inner.layers.usage();
+        let (partial_bytes, partial_files) = self.inner.partials.usage();
         FsUsage {
             mountpoint: self.inner.config.root.clone(),
-            bytes: usage.bytes,
-            inodes: usage.inodes,
+            bytes: usage.bytes + partial_bytes,
+            inodes: usage.inodes + partial_files,
         }
+    }
+
+    /// The pulls under way, oldest first.
+    pub fn pulls(&self) -> Vec<PullProgress> {
+        self.inner.watch.pulls()
+    }
+
+    /// What pulls did since the start.
+    pub fn pull_totals(&self) -> PullTotals {
+        self.inner.watch.totals()
     }
 }
 

@@ -25,7 +25,7 @@ pub(crate) enum Command {
     Check(Json),
     /// Run one container in a pod of its own, show its output, and take everything down again.
     Run(Box<RunArguments>),
-    /// Images: import, export, list, inspect, explain, remove, prune, verify.
+    /// Images: pull, list, inspect, explain, import, export, remove, prune, verify.
     #[command(subcommand)]
     Image(ImageCommand),
     /// Print versions.
@@ -135,6 +135,23 @@ pub(crate) enum ImageCommand {
         /// Its layout.
         #[arg(long, value_enum, default_value_t = Format::Oci)]
         format: Format,
+    },
+    /// Pull an image, and print its id. Interrupted, the pull is given up; another one goes on from there.
+    Pull {
+        #[command(flatten)]
+        connected: Connected,
+        /// The image: a reference.
+        image: String,
+        /// What the registry is shown: a file with one line USER:PASSWORD, or an auth.json; - is standard input [default: what
+        /// the node has].
+        #[arg(long, value_name = "FILE")]
+        creds_file: Option<PathBuf>,
+        /// Show no progress.
+        #[arg(long, short)]
+        quiet: bool,
+        /// Print progress and result as JSON, one object per line.
+        #[arg(long, conflicts_with = "quiet")]
+        json: bool,
     },
     /// Tell how an image would be pulled: which registries are asked, in which order, what says so, and what went wrong with
     /// each of them last. Asks none of them.

@@ -13,8 +13,8 @@ use std::{
 
 use engine::{Engine, EngineConfig, EngineError, Handler, Timeouts, selinux::SelinuxConfig};
 use image::{
-    ImageError, ImageLimits, Images, ImagesConfig, NodeCredentialsConfig, PinnedImages,
-    ProxyConfig, RegistryConfig, RegistrySettings,
+    ImageError, ImageLimits, Images, ImagesConfig, NodeCredentialsConfig, PartialConfig,
+    PinnedImages, ProxyConfig, RangesConfig, RegistryConfig, RegistrySettings,
 };
 use network::{Network, NetworkConfig, NetworkError};
 use runtime::{FeatureSupport, RuntimeKind};
@@ -357,6 +357,14 @@ fn images_config(config: &Config) -> ImagesConfig {
             policy: image.signature_policy.clone(),
             policy_dir: image.signature_policy_dir.clone(),
             ..image::TrustConfig::default()
+        },
+        ranges: RangesConfig {
+            min_bytes: image.ranges.min_size.0,
+            parallel: usize_of(image.ranges.parallel),
+        },
+        partial: PartialConfig {
+            max_bytes: image.partial.max_size.0,
+            max_age: image.partial.max_age,
         },
         ..ImagesConfig::new(&config.root)
     }

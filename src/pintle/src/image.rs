@@ -1,8 +1,11 @@
-//! `pintle image`: archives in and out, the list, how an image would be pulled, and the care of the store, through a running
+//! `pintle image`: pulls, archives in and out, the list, how an image would be pulled, and the care of the store, through a running
 //! server.
 
+mod credentials;
 mod explain;
 mod list;
+mod progress;
+mod pull;
 mod store;
 
 use std::{
@@ -97,6 +100,23 @@ pub(crate) async fn run(config_file: Option<&Path>, command: &ImageCommand) -> R
                 print!("{}", explain::text(&explained));
             }
             Ok(())
+        }
+        ImageCommand::Pull {
+            connected,
+            image,
+            creds_file,
+            quiet,
+            json,
+        } => {
+            let auth = match creds_file {
+                Some(file) => Some(credentials::read(file, image).or_exit(Exit::Usage)?),
+                None => None,
+            };
+            let output = pull::Output::of(*quiet, *json);
+            let channel = channel(config_file, connected).await?;
+            pull::run(channel, image, auth, output)
+                .await
+                .or_exit(Exit::Unavailable)
         }
         ImageCommand::List { connected, output } => {
             let channel = channel(config_file, connected).await?;

@@ -1,5 +1,5 @@
-//! The service of the operator's commands: images as archives, in and out, and how they would be pulled; what else there is, is in
-//! [`crate::store`].
+//! The service of the operator's commands: images as archives, in and out, how they would be pulled, and pulls that are looked on at;
+//! what else there is, is in [`crate::store`].
 //!
 //! Archives are passed through in pieces; neither direction holds more than a few of them.
 
@@ -9,8 +9,8 @@ use api::admin::admin_server::Admin;
 use api::admin::{
     ArchiveFormat, ExplainImageRequest, ExplainImageResponse, ExplainedHost, ExplainedReference,
     ExportImageRequest, ExportImageResponse, ImageDetails, ImportImageRequest, ImportImageResponse,
-    InspectImagesRequest, PruneImagesRequest, PruneImagesResponse, VerifyImagesRequest,
-    VerifyImagesResponse,
+    InspectImagesRequest, ListPullsRequest, ListPullsResponse, PruneImagesRequest,
+    PruneImagesResponse, PullImageRequest, VerifyImagesRequest, VerifyImagesResponse,
 };
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use tokio_util::io::{ReaderStream, StreamReader};
@@ -20,6 +20,7 @@ use crate::convert::{At, required_id};
 use crate::describe;
 use crate::errors::image_status;
 use crate::face::Face;
+use crate::pulls::Looking;
 use crate::request::Subjects;
 
 /// Bytes of an archive in one message of an export.
@@ -133,6 +134,22 @@ impl Admin for Face {
         request: Request<VerifyImagesRequest>,
     ) -> Result<Response<Self::VerifyImagesStream>, Status> {
         self.verify(&request)
+    }
+
+    type PullImageStream = Looking;
+
+    async fn pull_image(
+        &self,
+        request: Request<PullImageRequest>,
+    ) -> Result<Response<Self::PullImageStream>, Status> {
+        self.pull_with_progress(request)
+    }
+
+    async fn list_pulls(
+        &self,
+        _: Request<ListPullsRequest>,
+    ) -> Result<Response<ListPullsResponse>, Status> {
+        Ok(Response::new(self.list_pulls_reply()))
     }
 }
 

@@ -28,6 +28,7 @@ mod list;
 mod metrics;
 mod node;
 mod pods;
+mod pulls;
 mod request;
 mod routes;
 #[cfg(test)]

@@ -17,6 +17,7 @@ mod logs;
 mod mounts;
 mod namespaces;
 mod network;
+mod pulls;
 mod resources;
 mod restart;
 mod sandbox;

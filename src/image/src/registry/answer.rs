@@ -1,13 +1,15 @@
 //! A registry's successful answer: what its headers say, and its body, in memory if it is small or chunk by chunk.
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName};
+use http::{HeaderValue, StatusCode};
 use reqwest::Response;
 use state::Digest;
 
 use crate::config::Timeouts;
 use crate::error::ImageError;
 
+use super::blob::ContentRange;
 use super::pace::{Broken, Download};
 
 /// A successful answer whose body was not read yet.
@@ -51,6 +53,21 @@ impl Answer {
         self.header(HeaderName::from_static("docker-content-digest"))?
             .parse()
             .ok()
+    }
+
+    /// What the server calls this version of the content, if it vouches for every byte of it.
+    pub(super) fn strong_etag(&self) -> Option<HeaderValue> {
+        let tag = self.response.headers().get(ETAG)?;
+        tag.as_bytes().starts_with(b"\"").then(|| tag.clone())
+    }
+
+    pub(super) fn status(&self) -> StatusCode {
+        self.response.status()
+    }
+
+    /// Which part of the content this is; `None` unless it says so in the one form that is of use.
+    pub(super) fn content_range(&self) -> Option<ContentRange> {
+        ContentRange::parse(self.header(CONTENT_RANGE)?)
     }
 
     pub(super) fn download(self) -> Download {

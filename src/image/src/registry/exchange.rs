@@ -4,7 +4,7 @@
 use std::error::Error;
 use std::sync::Arc;
 
-use http::header::{AUTHORIZATION, HeaderName, LOCATION, WWW_AUTHENTICATE};
+use http::header::{AUTHORIZATION, HeaderName, IF_RANGE, LOCATION, RANGE, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use reqwest::{Response, Url};
 
@@ -26,8 +26,10 @@ const MAX_REDIRECTS: usize = 5;
 pub(super) struct Request<'a> {
     method: Method,
     path: &'a str,
-    headers: Vec<(HeaderName, &'static str)>,
+    headers: Vec<(HeaderName, HeaderValue)>,
     optional: bool,
+    /// Whether only a part of the content is asked for.
+    ranged: bool,
 }
 
 impl<'a> Request<'a> {
@@ -37,6 +39,7 @@ impl<'a> Request<'a> {
             path,
             headers: Vec::new(),
             optional: false,
+            ranged: false,
         }
     }
 
@@ -48,7 +51,17 @@ impl<'a> Request<'a> {
     }
 
     pub(super) fn header(mut self, name: HeaderName, value: &'static str) -> Self {
-        self.headers.push((name, value));
+        self.headers.push((name, HeaderValue::from_static(value)));
+        self
+    }
+
+    /// Asks for a part of the content, unless it is another version than the one of this tag. An answer of 416 is then an
+    /// answer, not a failure.
+    pub(super) fn range(mut self, range: HeaderValue, version: Option<HeaderValue>) -> Self {
+        self.headers.push((RANGE, range));
+        self.headers
+            .extend(version.map(|version| (IF_RANGE, version)));
+        self.ranged = true;
         self
     }
 }
@@ -169,7 +182,7 @@ impl Exchange<'_> {
             let host = elsewhere.as_ref().unwrap_or(self.host);
             let mut builder = host.client().request(request.method.clone(), url.clone());
             for (name, value) in &request.headers {
-                builder = builder.header(name, *value);
+                builder = builder.header(name, value);
             }
             let authorization = authorization.filter(|_| from_endpoint);
             if from_endpoint {
@@ -267,7 +280,7 @@ impl Exchange<'_> {
     /// Success, or the error that a refusal means.
     async fn judge(&self, request: &Request<'_>, reply: Reply) -> Result<Answer, Setback> {
         let status = reply.response.status();
-        if status.is_success() {
+        if status.is_success() || (request.ranged && status == StatusCode::RANGE_NOT_SATISFIABLE) {
             return Ok(self.answer(reply.response, self.host));
         }
         let unknown = matches!(

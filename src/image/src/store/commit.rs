@@ -57,14 +57,20 @@ impl Inner {
             })?;
             folders.push((unpacked, layer.chain.clone(), layer.parent.clone()));
         }
-        let rows = if folders.is_empty() {
+        let prepared = new.prepared.clone();
+        let rows = if prepared.is_empty() {
             Vec::new()
         } else {
             let layers = self.layers.clone();
-            tokio::task::spawn_blocking(move || layers.commit(folders))
-                .await
-                .map_err(|_| ImageError::interrupted(format!("the commit of {what}")))?
-                .map_err(|error| ImageError::storage(&what, error))?
+            tokio::task::spawn_blocking(move || {
+                for layer in &prepared {
+                    layer.discard_partial();
+                }
+                layers.commit(folders)
+            })
+            .await
+            .map_err(|_| ImageError::interrupted(format!("the commit of {what}")))?
+            .map_err(|error| ImageError::storage(&what, error))?
         };
         let fresh: HashMap<&ChainId, u64> = rows
             .iter()

@@ -1,5 +1,6 @@
 //! A registry that does what a test tells it to: an HTTP/1.1 server on a loopback port, one function for its answers.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -21,6 +22,17 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
+    /// The range that is asked for, of so many bytes: start, and end exclusive.
+    pub(crate) fn range(&self, length: usize) -> Option<(usize, usize)> {
+        let (from, last) = self
+            .header("range")?
+            .strip_prefix("bytes=")?
+            .split_once('-')?;
+        let from: usize = from.parse().unwrap();
+        let to = last.parse::<usize>().map_or(length, |last| last + 1);
+        (from < to && to <= length).then_some((from, to))
+    }
+
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers
             .iter()
@@ -39,6 +51,16 @@ pub(crate) enum Reply {
     },
     /// Sends the bytes in chunks, without a length.
     Chunked(Vec<u8>),
+    /// Announces `length` bytes under this status, sends those given in steps of a size with a pause after each, and then
+    /// closes the connection if that is not all.
+    Paced {
+        status: u16,
+        headers: Vec<(&'static str, String)>,
+        body: Vec<u8>,
+        length: usize,
+        step: usize,
+        pause: Duration,
+    },
     /// Sends the first bytes, then nothing, for ever.
     Stall {
         body: Vec<u8>,
@@ -61,6 +83,38 @@ impl Reply {
 
     pub(crate) fn status(status: u16) -> Self {
         Self::Full(status, vec![], vec![])
+    }
+
+    /// What was asked of a blob: the part that a range names, or all of it.
+    pub(crate) fn part(seen: &Seen, blob: &[u8]) -> Self {
+        match seen.range(blob.len()) {
+            None => Self::Full(200, vec![], blob.to_vec()),
+            Some((from, to)) => Self::Full(
+                206,
+                vec![(
+                    "Content-Range",
+                    format!("bytes {from}-{}/{}", to - 1, blob.len()),
+                )],
+                blob[from..to].to_vec(),
+            ),
+        }
+    }
+
+    /// The same reply, cut after so many bytes of its body, at this pace.
+    pub(crate) fn cut_after(self, bytes: usize, step: usize, pause: Duration) -> Self {
+        let Self::Full(status, headers, mut body) = self else {
+            return self;
+        };
+        let length = body.len();
+        body.truncate(bytes);
+        Self::Paced {
+            status,
+            headers,
+            body,
+            length,
+            step,
+            pause,
+        }
     }
 
     pub(crate) fn refusal(status: u16, code: &str) -> Self {
@@ -92,6 +146,7 @@ pub(crate) struct Faulty {
     /// `127.0.0.1:port`.
     pub(crate) host: String,
     seen: Arc<Mutex<Vec<Seen>>>,
+    connections: Arc<AtomicUsize>,
     _server: AbortOnDropHandle<()>,
 }
 
@@ -109,18 +164,26 @@ impl Faulty {
         let listener = TcpListener::bind(address).await.unwrap();
         let host = listener.local_addr().unwrap().to_string();
         let seen = Arc::new(Mutex::new(Vec::new()));
+        let connections = Arc::new(AtomicUsize::new(0));
         let answers: Arc<Answers> = Arc::new(answers);
         let server = tokio::spawn({
-            let seen = Arc::clone(&seen);
+            let (seen, connections) = (Arc::clone(&seen), Arc::clone(&connections));
             async move {
                 while let Ok((stream, _)) = listener.accept().await {
-                    tokio::spawn(serve(stream, Arc::clone(&answers), Arc::clone(&seen)));
+                    let (answers, seen) = (Arc::clone(&answers), Arc::clone(&seen));
+                    let connections = Arc::clone(&connections);
+                    connections.fetch_add(1, Ordering::SeqCst);
+                    tokio::spawn(async move {
+                        serve(stream, answers, seen).await;
+                        connections.fetch_sub(1, Ordering::SeqCst);
+                    });
                 }
             }
         });
         Self {
             host,
             seen,
+            connections,
             _server: AbortOnDropHandle::new(server),
         }
     }
@@ -145,6 +208,11 @@ impl Faulty {
 
     pub(crate) fn reference(&self, name: &str) -> String {
         format!("{}/{name}", self.host)
+    }
+
+    /// How many clients are connected. A client that has gone is noticed when it is written to, or at its next request.
+    pub(crate) fn open_connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
     }
 
     /// All requests so far.
@@ -186,7 +254,7 @@ pub(crate) fn honest(images: &[(String, Published)], seen: &Seen) -> Reply {
             .iter()
             .flat_map(|(_, image)| image.blobs())
             .find(|blob| state::Digest::sha256_of(blob).as_str() == name)
-            .map(Reply::ok),
+            .map(|blob| Reply::part(seen, &blob)),
         _ => None,
     }
     .unwrap_or_else(|| Reply::refusal(404, "MANIFEST_UNKNOWN"))
@@ -225,6 +293,35 @@ async fn send(stream: &mut TcpStream, reply: Reply, head_only: bool) -> bool {
                 out.extend(body);
             }
             stream.write_all(&out).await.is_ok()
+        }
+        Reply::Paced {
+            status,
+            headers,
+            body,
+            length,
+            step,
+            pause,
+        } => {
+            out.extend(format!("HTTP/1.1 {status} X\r\nContent-Length: {length}\r\n").bytes());
+            for (name, value) in headers {
+                out.extend(format!("{name}: {value}\r\n").bytes());
+            }
+            out.extend(b"\r\n");
+            if stream.write_all(&out).await.is_err() {
+                return false;
+            }
+            for part in body.chunks(step.max(1)) {
+                if stream.write_all(part).await.is_err() {
+                    return false;
+                }
+                if !pause.is_zero() {
+                    tokio::time::sleep(pause).await;
+                }
+            }
+            if body.len() < length {
+                let _ = stream.shutdown().await;
+            }
+            body.len() == length
         }
         Reply::CutShort { body, length } => {
             out.extend(format!("HTTP/1.1 200 X\r\nContent-Length: {length}\r\n\r\n").bytes());

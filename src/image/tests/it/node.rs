@@ -123,6 +123,11 @@ impl Node {
         entries(&tmp)
     }
 
+    /// The files of layers that are not whole.
+    pub(crate) fn partials(&self) -> Vec<PathBuf> {
+        entries(&self.root().join("partial"))
+    }
+
     /// What a file of an image holds, looked up from its top layer down.
     pub(crate) fn read(&self, image: &Image, path: &str) -> Option<Vec<u8>> {
         image.layers.iter().rev().find_map(|chain| {

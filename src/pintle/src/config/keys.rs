@@ -180,7 +180,7 @@ section! {
         signature_policy: Option<PathBuf> = None,
         /// A folder of such files for single namespaces, `<namespace>.json`. A namespace that has one is under that alone.
         signature_policy_dir: Option<PathBuf> = None,
-        /// Layers that are downloaded and unpacked at the same time, of all images together.
+        /// Connections that download layers at the same time, of all images together.
         parallel_layers: NonZeroU32 = at_least_one(6),
         /// How many of these one pull may have, so that a large image does not starve the others.
         parallel_layers_per_pull: NonZeroU32 = at_least_one(3),
@@ -207,6 +207,30 @@ section! {
         max_layer_entries: u64 = UnpackLimits::default().entries,
         /// How many times larger than itself a layer over 1 GiB may unpack to.
         max_compression_ratio: u64 = UnpackLimits::default().ratio,
+        /// Large layers in pieces, several at the same time.
+        ranges: Ranges = Ranges::default(),
+        /// What is kept of layers whose download was interrupted, to go on from there.
+        partial: Partial = Partial::default(),
+    }
+}
+
+section! {
+    /// Layers in pieces, from registries that can send parts.
+    pub(crate) struct Ranges {
+        /// Smallest layer, compressed, that is fetched so.
+        min_size: ByteSize = ByteSize(64 << 20),
+        /// Connections for one such layer, out of `parallel_layers`, as far as no other layer wants them. 1: no layer is fetched so.
+        parallel: NonZeroU32 = at_least_one(3),
+    }
+}
+
+section! {
+    /// Layers that are not whole yet, in `partial` below `root`.
+    pub(crate) struct Partial {
+        /// Most disk space of all of them. The oldest make room for new ones. 0: nothing is kept, and no layer is fetched in pieces.
+        max_size: ByteSize = ByteSize(10 << 30),
+        /// How long one is kept that nobody pulls.
+        max_age: Duration = Duration::from_hours(24),
     }
 }
 
