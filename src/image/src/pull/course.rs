@@ -20,6 +20,9 @@ const FIRST_WAIT: Duration = Duration::from_millis(500);
 /// Fewer bytes than these between two failures are no progress: a host that breaks off after every byte gets nowhere.
 const PROGRESS_BYTES: u64 = 64 << 10;
 
+/// Between what one host did and what the one before it did.
+const BEFORE: &str = "; before that, ";
+
 /// The hosts that have a layer, in the order of the session, and how they did.
 #[derive(Debug)]
 pub(super) struct Course {
@@ -254,21 +257,31 @@ impl Course {
 fn merge(before: Option<ImageError>, error: ImageError) -> ImageError {
     match (before, error) {
         (
-            Some(ImageError::RegistryUnavailable { host: old, .. }),
+            Some(ImageError::RegistryUnavailable {
+                host: old,
+                reason: old_reason,
+            }),
             ImageError::RegistryUnavailable { host, reason },
-        ) if old == host => ImageError::RegistryUnavailable { host, reason },
+        ) if old == host => {
+            // The same one again; the host before it stays named.
+            let reason = match old_reason.split_once(BEFORE) {
+                Some((_, before)) => format!("{reason}{BEFORE}{before}"),
+                None => reason,
+            };
+            ImageError::RegistryUnavailable { host, reason }
+        }
         (Some(before), ImageError::RegistryUnavailable { host, reason }) => {
             let before = match before {
                 // One level is enough.
                 ImageError::RegistryUnavailable { host, reason } => {
-                    let reason = reason.split("; before that").next().unwrap_or_default();
+                    let reason = reason.split(BEFORE).next().unwrap_or_default();
                     format!("{host}: {reason}")
                 }
                 before => before.to_string(),
             };
             ImageError::RegistryUnavailable {
                 host,
-                reason: format!("{reason}; before that, {before}"),
+                reason: format!("{reason}{BEFORE}{before}"),
             }
         }
         (_, error) => error,
