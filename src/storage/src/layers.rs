@@ -286,7 +286,7 @@ impl LayerStore {
         self.inner.commit(layers)
     }
 
-    /// Puts a newly unpacked layer in the place of one that is in the store, as of now and for good: see [`replace`].
+    /// Puts a newly unpacked layer in the place of one that is in the store, as of now and for good. The old one stays for those who have it mounted.
     pub fn replace(&self, unpacked: &Unpacked, chain: &ChainId) -> Result<Replaced, StorageError> {
         replace::replace(&self.inner, unpacked, chain)
     }
