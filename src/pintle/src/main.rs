@@ -44,6 +44,10 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     let config = arguments.config.as_deref();
+    // A server has clients that go away, and `run` has a pod to take down.
+    if !matches!(arguments.command, Command::Serve | Command::Run(_)) {
+        sys::startup::end_with_the_reader();
+    }
     match &arguments.command {
         Command::Serve => serve::serve(config),
         Command::Config(arguments) => print_config::run(config, arguments),

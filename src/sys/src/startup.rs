@@ -21,6 +21,15 @@ const LISTENERS_MAX: RawFd = 64;
 /// Whether [`take_listeners`] was called: a descriptor can have one owner only.
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
+/// Lets this process end without a word when nobody reads what it prints any more (`pintle image list | head`), as programs
+/// do that were not started by Rust. Not for one that has something to clean up then.
+pub fn end_with_the_reader() {
+    // SAFETY: no handler runs in this process: the default action is taken by the kernel.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+    }
+}
+
 /// The sockets that systemd opened for this process (`sd_listen_fds(3)`), closed on exec from now on. None if there are
 /// none for this process; a second call finds none.
 pub fn take_listeners() -> Result<Vec<OwnedFd>, SysError> {

@@ -276,6 +276,22 @@ fn version_and_config_speak_for_themselves() {
 }
 
 #[test]
+fn a_reader_that_goes_away_is_no_reason_to_complain() {
+    world!(async |_node| {
+        let (reader, writer) = std::io::pipe()?;
+        drop(reader);
+        let ended = Command::new(places::pintle()?)
+            .args(["config", "--defaults"])
+            .stdout(writer)
+            .output()
+            .context("running pintle")?;
+        ensure!(ended.stderr.is_empty(), "{}", text(&ended.stderr));
+        ensure!(!ended.status.success(), "all of it was printed?");
+        Ok(())
+    });
+}
+
+#[test]
 fn a_mistake_in_the_configuration_is_told_with_its_place_and_the_nearest_key() {
     world!(async |_node| {
         let path = "/run/test/wrong.yaml";
