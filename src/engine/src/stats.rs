@@ -34,6 +34,7 @@ mod parse;
 mod processes;
 mod rates;
 pub mod reading;
+mod threads;
 mod turns;
 
 use crate::{
@@ -179,6 +180,12 @@ impl Engine {
         });
         joined(read.await)
     }
+}
+
+/// What metrics read of one container, or of its pod's own cgroup, which comes after its containers.
+enum Read {
+    Container(Option<ContainerMetrics>),
+    Pod(Option<(CgroupUse, CgroupDetail)>),
 }
 
 /// Pods to look at, and the world they are in.
@@ -359,22 +366,44 @@ impl Node {
     fn pod_metrics(&self, work: &Work) -> Vec<PodMetrics> {
         let parents = work.parents();
         let (mut networks, cgroups) = self.beside_networks(&work.pods, || {
-            let mut buffer = SmallFile::default();
-            let mut names = DeviceNames::default();
+            let jobs: Vec<(&Arc<Pod>, Option<&Arc<Container>>)> = work
+                .pods
+                .iter()
+                .flat_map(|pod| {
+                    let containers = work.running(pod).iter().map(Some);
+                    containers.chain([None]).map(move |job| (pod, job))
+                })
+                .collect();
+            let start = || (DeviceNames::default(), SmallFile::default());
+            let mut read =
+                threads::each(
+                    &jobs,
+                    start,
+                    |(names, buffer), (pod, container)| match container {
+                        Some(container) => {
+                            Read::Container(self.container_metrics(container, names, buffer))
+                        }
+                        None => Read::Pod(
+                            (!pod.released && has_own_cgroup(pod, &parents))
+                                .then(|| self.use_and_detail(&pod.cgroup_parent, names, buffer))
+                                .flatten()
+                                .map(|(usage, detail, _)| (usage, detail)),
+                        ),
+                    },
+                )
+                .into_iter();
             let mut found = Vec::with_capacity(work.pods.len());
             for pod in &work.pods {
-                let containers: Vec<_> = work
-                    .running(pod)
-                    .iter()
-                    .filter_map(|container| {
-                        self.container_metrics(container, &mut names, &mut buffer)
-                    })
-                    .collect();
-                let cgroup = (!pod.released && has_own_cgroup(pod, &parents))
-                    .then(|| self.use_and_detail(&pod.cgroup_parent, &mut names, &mut buffer))
-                    .flatten()
-                    .map(|(usage, detail, _)| (usage, detail));
-                found.push((pod, cgroup, containers));
+                let mut containers = Vec::new();
+                for read in read.by_ref() {
+                    match read {
+                        Read::Container(container) => containers.extend(container),
+                        Read::Pod(cgroup) => {
+                            found.push((pod, cgroup, containers));
+                            break;
+                        }
+                    }
+                }
             }
             found
         });
