@@ -14,6 +14,7 @@ use pintle_test::{
     node::{self, Node, Setup},
     places, processes, registry, settle, world,
 };
+use serde_json::json;
 
 use crate::{events, lists::many_records};
 
@@ -304,7 +305,9 @@ async fn slowest_list(node: &Node, count: usize, when: &str) -> Result<Duration>
 #[test]
 fn lists_of_a_thousand_are_as_quick_while_fifty_operations_are_stuck() {
     const RECORDS: usize = 1000;
-    let setup = Setup::default().network(Some(cni::script("stuck"))).plugin(
+    // As a node logs, but for the requests' own lines, which tell their times.
+    let log = json!({ "log": { "level": "info,pintle_server::request=debug" } });
+    let setup = Setup::default().config(log).network(Some(cni::script("stuck"))).plugin(
         "stuck",
         r#"[ "$CNI_COMMAND" = ADD ] && while [ -e /run/test/stuck ]; do sleep 0.5; done
         [ "$CNI_COMMAND" = ADD ] && echo '{"cniVersion":"1.0.0","ips":[{"address":"10.99.0.2/24"}]}'; exit 0"#,
