@@ -213,7 +213,7 @@ impl From<StateError> for ImageError {
 }
 
 /// An error with its causes in one line, for messages that outlive the error itself.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

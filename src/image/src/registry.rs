@@ -30,7 +30,7 @@ use state::Digest;
 
 use crate::config::{ImagesConfig, RegistrySettings};
 use crate::credentials::{Keyring, NodeCredentials};
-use crate::error::ImageError;
+use crate::error::{ImageError, chain};
 use crate::hashing::Hasher;
 use crate::manifest::{self, Descriptor};
 use crate::reference::Reference;
@@ -140,7 +140,7 @@ impl Registry {
             let explained = ExplainedReference::new(&reference, plan, errors, shown);
             let policy = trust::explain(&settings.config.trust, &reference, namespace.as_deref());
             references.push(ExplainedReference {
-                policy: Some(policy.unwrap_or_else(|error| error.to_string())),
+                policy: Some(policy.unwrap_or_else(|error| chain(&error))),
                 ..explained
             });
         }
@@ -338,6 +338,16 @@ impl Session {
     pub(crate) async fn config(&self, descriptor: &Descriptor) -> Result<Bytes, ImageError> {
         let what = format!("configuration {} of {}", descriptor.digest, self.reference);
         let limit = self.config.limits.config_bytes;
+        self.verified_blob(descriptor, what, limit).await
+    }
+
+    /// A blob of this repository of at most `limit` bytes, held in memory.
+    async fn verified_blob(
+        &self,
+        descriptor: &Descriptor,
+        what: String,
+        limit: u64,
+    ) -> Result<Bytes, ImageError> {
         if descriptor.size > limit {
             return Err(ImageError::TooLarge {
                 what,

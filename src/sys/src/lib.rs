@@ -22,6 +22,7 @@ pub mod namespace;
 pub mod net_dev;
 pub mod process;
 pub mod process_files;
+pub mod process_group;
 pub mod root;
 pub mod selinux;
 pub mod small_file;

@@ -7,7 +7,10 @@ use std::fs;
 use nix::sched::CloneFlags;
 use rustix::mount::MountPropagationFlags;
 
-use super::*;
+use super::{
+    table::{parse_mount_id, parse_table},
+    *,
+};
 
 /// A directory to mount in, unseen by the rest of the machine; the mounts go with the thread.
 fn private_dir() -> tempfile::TempDir {

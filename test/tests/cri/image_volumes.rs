@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use api::cri;
 use pintle_test::{
-    cri::{image_spec, refused},
+    cri::{Client, image_spec, refused},
     images::Image,
     node::{self, Node},
     registry, world,
@@ -34,6 +34,25 @@ async fn images(node: &Node) -> Result<String> {
     Ok(node.cri().pull(&volume).await?)
 }
 
+/// Runs these in a container; each has to fail.
+async fn none_succeeds(cri: &Client, id: &str, scripts: &[&str]) -> Result<()> {
+    for script in scripts {
+        let answer = cri.exec(id, &["sh", "-c", script], 60).await?;
+        ensure!(answer.exit_code != 0, "{script} succeeded");
+    }
+    Ok(())
+}
+
+/// Which image a container's status names for its volume.
+async fn told_image(cri: &Client, id: &str) -> Result<cri::ImageSpec> {
+    let status = cri.status(id).await?;
+    let mounted = status
+        .mounts
+        .into_iter()
+        .find(|mount| mount.container_path == "/mnt/image");
+    Ok(mounted.and_then(|mount| mount.image).unwrap_or_default())
+}
+
 #[test]
 fn an_image_is_seen_whole_and_read_only_and_its_id_is_told() {
     world!(async |node| {
@@ -52,23 +71,14 @@ fn an_image_is_seen_whole_and_read_only_and_its_id_is_told() {
         ensure!(seen == "upper\nupper\n", "{seen:?}");
         // Programs of it can be run, devices of it are none.
         cri.sh(&id, "/mnt/image/bin/busybox true").await?;
-        for forbidden in [
+        let forbidden = [
             "touch /mnt/image/new",
             "rm /mnt/image/tree/kept",
             "mount -o remount,rw /mnt/image",
             "echo x > /mnt/image/tree/null",
-        ] {
-            let answer = cri.exec(&id, &["sh", "-c", forbidden], 60).await?;
-            ensure!(answer.exit_code != 0, "{forbidden} succeeded");
-        }
-        let status = cri.status(&id).await?;
-        let told = status
-            .mounts
-            .iter()
-            .find(|mount| mount.container_path == "/mnt/image");
-        let told = told
-            .and_then(|mount| mount.image.clone())
-            .unwrap_or_default();
+        ];
+        none_succeeds(&cri, &id, &forbidden).await?;
+        let told = told_image(&cri, &id).await?;
         ensure!(told.image_ref == id_of_image, "{told:?}");
         ensure!(told.image == registry::name("tree:latest"), "{told:?}");
         Ok(())
@@ -233,23 +243,15 @@ fn an_artifact_is_pulled_listed_mounted_and_removed() {
         let seen = cri.sh(&id, script).await?;
         let files = "./card.md\n./models/run.sh\n./models/weights.bin\ncard\nweights\n";
         ensure!(seen == files, "{seen:?}");
-        for forbidden in [
+        let forbidden = [
             "echo x > /mnt/image/card.md",
             "touch /mnt/image/models/new",
             "rm /mnt/image/card.md",
             // Nobody said that it is a program.
             "/mnt/image/models/run.sh",
-        ] {
-            let answer = cri.exec(&id, &["sh", "-c", forbidden], 60).await?;
-            ensure!(answer.exit_code != 0, "{forbidden} succeeded");
-        }
-        let status = cri.status(&id).await?;
-        let told = status
-            .mounts
-            .iter()
-            .find(|mount| mount.container_path == "/mnt/image")
-            .and_then(|mount| mount.image.clone())
-            .unwrap_or_default();
+        ];
+        none_succeeds(&cri, &id, &forbidden).await?;
+        let told = told_image(&cri, &id).await?;
         ensure!(told.image_ref == wanted, "{told:?}");
 
         // Its files stay for who has them mounted, over a restart as well.

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Deserialize;
+use sys::process_group::ProcessGroup;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
@@ -120,7 +120,7 @@ impl Helpers {
     ) -> Result<(ExitStatus, Zeroizing<Vec<u8>>), HelperFault> {
         let run_failed = |error: std::io::Error| HelperFault::Run(error.kind());
         let mut child = self.spawn(binary).map_err(run_failed)?;
-        let group = Group::of(&child);
+        let group = ProcessGroup::of(child.id());
         let talk = converse(&mut child, server);
         let talked = if self.limit.is_zero() {
             talk.await
@@ -133,7 +133,7 @@ impl Helpers {
         if talked.is_ok() {
             group.release();
         } else {
-            group.end(&mut child).await;
+            end(group, &mut child).await;
         }
         talked
     }
@@ -252,34 +252,10 @@ fn read_answer(
     }))
 }
 
-/// The process group of a running helper: killed when the run is abandoned, so that what the helper started goes too.
-struct Group(Option<Pid>);
-
-impl Group {
-    fn of(child: &Child) -> Self {
-        let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
-        Self(pid.and_then(Pid::from_raw))
-    }
-
-    /// The helper has ended by itself; what it left running deliberately, as a cache, is its own affair.
-    fn release(mut self) {
-        self.0 = None;
-    }
-
-    /// Kills the helper and waits for its end.
-    async fn end(self, child: &mut Child) {
-        drop(self);
-        let _ = timeout(REAP, child.wait()).await;
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Some(group) = self.0 {
-            // Fails only if the whole group is gone already.
-            let _ = kill_process_group(group, Signal::KILL);
-        }
-    }
+/// Kills the helper and waits for its end.
+async fn end(group: ProcessGroup, child: &mut Child) {
+    drop(group);
+    let _ = timeout(REAP, child.wait()).await;
 }
 
 #[cfg(test)]

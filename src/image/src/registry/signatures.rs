@@ -16,7 +16,7 @@ use crate::sources::authority;
 
 use super::authorization::Gate;
 use super::exchange::{self, Exchange};
-use super::{Fetched, Session, check_size, verify};
+use super::{Fetched, Session};
 
 impl Session {
     /// The manifest or index under another tag of this repository.
@@ -67,30 +67,7 @@ impl Session {
         limit: u64,
     ) -> Result<Option<Bytes>, ImageError> {
         let what = format!("signature {}", descriptor.digest);
-        if descriptor.size > limit {
-            return Err(ImageError::TooLarge {
-                what,
-                reason: format!("{} bytes, at most {limit} are allowed", descriptor.size),
-            });
-        }
-        let mut last = None;
-        for endpoint in self.pullers() {
-            let path = endpoint.path("blobs", descriptor.digest.as_str());
-            let request = exchange::Request::new(Method::GET, &path);
-            let fetched = async {
-                let exchange = self.exchange(endpoint).await;
-                let document = exchange.fetch(request, &what, limit).await?;
-                check_size(&what, &document.bytes, Some(descriptor.size))?;
-                verify(&what, &document.bytes, Some(&descriptor.digest))?;
-                Ok(document.bytes)
-            }
-            .await;
-            match fetched {
-                Ok(bytes) => return Ok(Some(bytes)),
-                Err(error) => last = Some(self.after(last, endpoint, error)?),
-            }
-        }
-        absent(Err(self.nothing(last)))
+        absent(self.verified_blob(descriptor, what, limit).await)
     }
 
     /// What a web server, which is no registry and gets no credentials, has at an `http` or `https` URL.

@@ -6,12 +6,11 @@ use std::time::SystemTime;
 
 use super::plan::{Plan, PlannedHost};
 use crate::credentials::NodeCredentialsError;
-use crate::reference::{Reference, clip};
+use crate::error::chain;
+use crate::reference::Reference;
 
 /// The most hosts whose last errors are remembered; the oldest error is forgotten first.
 const MAX_ERRORS: usize = 64;
-/// How much of an error is remembered, in characters.
-const MAX_ERROR_CHARACTERS: usize = 300;
 
 /// How the server would look for an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,15 +77,9 @@ pub(crate) struct LastErrors(Mutex<HashMap<String, LastError>>);
 impl LastErrors {
     /// Remembers an error of the host whose API begins at `root`.
     pub(crate) fn note(&self, root: &str, error: &impl std::error::Error) {
-        let mut words = error.to_string();
-        let mut cause = error.source();
-        while let Some(inner) = cause {
-            words = format!("{words}: {inner}");
-            cause = inner.source();
-        }
         let error = LastError {
             at: SystemTime::now(),
-            words: clip(&words, MAX_ERROR_CHARACTERS),
+            words: chain(error),
         };
         let mut errors = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         errors.insert(root.to_owned(), error);
@@ -114,7 +107,7 @@ impl ExplainedReference {
     ) -> Self {
         let explained = |host: &PlannedHost| ExplainedHost {
             credentials: shown(host)
-                .unwrap_or_else(|error| Some(format!("none can be used: {error}"))),
+                .unwrap_or_else(|error| Some(format!("none can be used: {}", chain(&error)))),
             ..explained(host, errors.of(host))
         };
         Self {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use sys::process_group::ProcessGroup;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -214,7 +214,7 @@ pub(super) async fn run(run: Run<'_>) -> Result<Vec<u8>, PluginFailure> {
 async fn execute(run: &Run<'_>) -> Result<Vec<u8>, PluginError> {
     let deadline = Instant::now() + run.limit;
     let mut child = spawn(run)?;
-    let group = Group::of(&child);
+    let group = ProcessGroup::of(child.id());
     let mut stdout = Vec::new();
     let mut stderr = Vec::new();
     let talked = timeout_at(
@@ -225,11 +225,11 @@ async fn execute(run: &Run<'_>) -> Result<Vec<u8>, PluginError> {
     let status = match talked {
         Ok(Ok(status)) => status,
         Ok(Err(error)) => {
-            group.end(&mut child).await;
+            end(group, &mut child).await;
             return Err(error);
         }
         Err(_elapsed) => {
-            group.end(&mut child).await;
+            end(group, &mut child).await;
             return Err(PluginError::Deadline {
                 limit: run.limit,
                 stderr: tail(&stderr),
@@ -375,34 +375,10 @@ fn refusal(stdout: &[u8], stderr: &[u8], status: ExitStatus) -> PluginError {
     }
 }
 
-/// The process group of a running plugin: killed when the run is abandoned, so that what the plugin started goes too.
-struct Group(Option<Pid>);
-
-impl Group {
-    fn of(child: &Child) -> Self {
-        let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
-        Self(pid.and_then(Pid::from_raw))
-    }
-
-    /// The plugin has ended by itself; what it left running deliberately is its own affair.
-    fn release(mut self) {
-        self.0 = None;
-    }
-
-    /// Kills the plugin and waits for its end, so that it cannot get in the way of the undoing.
-    async fn end(self, child: &mut Child) {
-        drop(self);
-        let _ = timeout(REAP, child.wait()).await;
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Some(group) = self.0 {
-            // Fails only if the whole group is gone already.
-            let _ = kill_process_group(group, Signal::KILL);
-        }
-    }
+/// Kills the plugin and waits for its end, so that it cannot get in the way of the undoing.
+async fn end(group: ProcessGroup, child: &mut Child) {
+    drop(group);
+    let _ = timeout(REAP, child.wait()).await;
 }
 
 #[cfg(test)]
