@@ -427,10 +427,9 @@ impl Node {
     ) -> Option<ContainerMetrics> {
         let (usage, detail, cgroup) = self.use_and_detail(&container.cgroup, names, buffer)?;
         // Any controller that is always there lists them.
-        let processes = cgroup
-            .processes("pids")
-            .or_else(|| cgroup.processes("memory"))
-            .or_else(|| cgroup.processes("cpuacct"));
+        let processes = ["pids", "memory", "cpuacct"]
+            .iter()
+            .find_map(|controller| cgroup.processes(controller, buffer));
         Some(ContainerMetrics {
             usage: ContainerUse {
                 container: Arc::clone(container),

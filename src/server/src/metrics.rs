@@ -14,25 +14,20 @@ use engine::{Container, Pod};
 use tonic::{Response, Status};
 
 mod descriptor;
+mod encode;
 mod fit;
 mod table;
 
 use crate::errors::engine_status;
 use crate::face::Face;
-use crate::list::{Pieces, beside, encoded, pieces, whole};
-use descriptor::{Descriptor, Kind, Source};
+use crate::list::{Pieces, beside, pieces, whole};
+use descriptor::Source;
+use encode::Metrics;
 use fit::Kept;
 use table::{BASE_LABELS, TABLE};
 
 /// The RPC that tells all metrics of however many pods.
 const STREAM: &str = "StreamPodSandboxMetrics";
-
-/// One value of a metric, and what its own labels say.
-#[derive(Debug, PartialEq, Eq)]
-struct Value {
-    labels: Vec<String>,
-    value: u64,
-}
 
 /// A cgroup that metrics are told of: a container's, or a pod's own.
 #[derive(Clone, Copy, Debug)]
@@ -92,7 +87,7 @@ impl Face {
         let disk = self.engine.writable_layers_disk();
         beside(move || {
             of(&|kept| {
-                let message = |pod| encoded(&pod_message(pod, disk.as_ref(), kept));
+                let message = |pod| pod_message(pod, disk.as_ref(), kept).into();
                 found.iter().map(message).collect()
             })
         })
@@ -100,14 +95,10 @@ impl Face {
     }
 }
 
-fn pod_message(
-    found: &PodMetrics,
-    disk: Option<&LayersDisk>,
-    kept: Kept,
-) -> cri::PodSandboxMetrics {
+/// An encoded `PodSandboxMetrics`.
+fn pod_message(found: &PodMetrics, disk: Option<&LayersDisk>, kept: Kept) -> Vec<u8> {
     let pod = &found.pod;
-    let base = pod_labels(pod);
-    let mut metrics = Vec::new();
+    let mut metrics = Metrics::new(pod.id.as_str(), pod_labels(pod));
     if let Some((usage, detail)) = &found.cgroup
         && kept.has_cgroups_of_pods()
     {
@@ -116,125 +107,91 @@ fn pod_message(
             usage,
             detail,
         };
-        of_cgroup(subject, kept, &base, &mut metrics);
+        of_cgroup(subject, kept, &mut metrics);
     }
     if let Some(network) = &found.network {
-        of_network(network, kept, &base, &mut metrics);
+        of_network(network, kept, &mut metrics);
     }
-    cri::PodSandboxMetrics {
-        pod_sandbox_id: pod.id.to_string(),
-        metrics,
-        container_metrics: found
-            .containers
-            .iter()
-            .map(|container| container_message(pod, container, disk, kept))
-            .collect(),
+    for container in &found.containers {
+        metrics.add_container(&of_container(pod, container, disk, kept));
     }
+    metrics.into_message()
 }
 
-fn container_message(
+fn of_container(
     pod: &Pod,
     found: &ContainerMetrics,
     disk: Option<&LayersDisk>,
     kept: Kept,
-) -> cri::ContainerMetrics {
+) -> Metrics {
     let container = &found.usage.container;
-    let base = container_labels(pod, container);
-    let mut metrics = Vec::new();
+    let mut metrics = Metrics::new(container.id.as_str(), container_labels(pod, container));
     if let Some(usage) = &found.usage.cgroup {
         let subject = Subject {
             started_at_unix_ns: container.started_at_unix_ns,
             usage,
             detail: &found.detail,
         };
-        of_cgroup(subject, kept, &base, &mut metrics);
+        of_cgroup(subject, kept, &mut metrics);
         let inside = InContainer { found, disk };
         for descriptor in kept.table() {
             // A layer was measured some time ago, but Prometheus wants one time of all: with the old one, what was read of
             // the layer's filesystem meanwhile would be another value at the same time, and the series have gaps.
-            if let Source::Container(of) | Source::Layer(of) = descriptor.source {
-                let at = usage.at_unix_ns;
-                add(descriptor, of(inside), at, &base, &mut metrics);
+            if let Source::Container(tell) | Source::Layer(tell) = descriptor.source {
+                tell(inside, &mut metrics.of(descriptor, usage.at_unix_ns));
             }
         }
     }
-    cri::ContainerMetrics {
-        container_id: container.id.to_string(),
-        metrics,
-    }
+    metrics
 }
 
-fn of_cgroup(subject: Subject<'_>, kept: Kept, base: &[String], metrics: &mut Vec<cri::Metric>) {
+fn of_cgroup(subject: Subject<'_>, kept: Kept, metrics: &mut Metrics) {
     for descriptor in kept.table() {
-        if let Source::Cgroup(of) = descriptor.source {
+        if let Source::Cgroup(tell) = descriptor.source {
             let at = subject.usage.at_unix_ns;
-            add(descriptor, of(subject), at, base, metrics);
+            tell(subject, &mut metrics.of(descriptor, at));
         }
     }
 }
 
-fn of_network(network: &NetworkUse, kept: Kept, base: &[String], metrics: &mut Vec<cri::Metric>) {
+fn of_network(network: &NetworkUse, kept: Kept, metrics: &mut Metrics) {
     for descriptor in kept.table() {
-        let Source::Network(of) = descriptor.source else {
-            continue;
-        };
-        let values = network.default.iter().chain(&network.others);
-        let values = values.map(|interface| Value {
-            labels: vec![interface.name.clone()],
-            value: of(interface),
-        });
-        let at = network.at_unix_ns;
-        add(descriptor, values.collect(), at, base, metrics);
+        if let Source::Network(value) = descriptor.source {
+            let mut told = metrics.of(descriptor, network.at_unix_ns);
+            for interface in network.default.iter().chain(&network.others) {
+                told.value(&[&interface.name], value(interface));
+            }
+        }
     }
 }
 
-fn add(
-    descriptor: &Descriptor,
-    values: Vec<Value>,
-    at_unix_ns: i64,
-    base: &[String],
-    metrics: &mut Vec<cri::Metric>,
-) {
-    let kind = match descriptor.kind {
-        Kind::Counter => cri::MetricType::Counter,
-        Kind::Gauge => cri::MetricType::Gauge,
-    };
-    metrics.extend(values.into_iter().map(|value| cri::Metric {
-        name: descriptor.name.to_owned(),
-        timestamp: at_unix_ns,
-        metric_type: kind.into(),
-        label_values: base.iter().cloned().chain(value.labels).collect(),
-        value: Some(cri::UInt64Value { value: value.value }),
-    }));
-}
-
 /// Values of [`BASE_LABELS`].
-fn pod_labels(pod: &Pod) -> Vec<String> {
-    vec![
-        pod.cgroup_parent.clone(),
-        pod.id.to_string(),
-        String::new(),
-        String::new(),
-        pod.config.metadata.name.clone(),
-        pod.config.metadata.namespace.clone(),
+fn pod_labels(pod: &Pod) -> [&str; BASE_LABELS.len()] {
+    [
+        &pod.cgroup_parent,
+        pod.id.as_str(),
+        "",
+        "",
+        &pod.config.metadata.name,
+        &pod.config.metadata.namespace,
     ]
 }
 
 /// Values of [`BASE_LABELS`].
-fn container_labels(pod: &Pod, container: &Container) -> Vec<String> {
+fn container_labels<'a>(pod: &'a Pod, container: &'a Container) -> [&'a str; BASE_LABELS.len()] {
     // Kubelet asks for images by id, and says beside it what the user wrote.
     let image = if container.image.user_specified_image.is_empty() {
         &container.image.image
     } else {
         &container.image.user_specified_image
     };
-    vec![
-        container.cgroup.clone(),
-        container.id.to_string(),
-        image.clone(),
-        container.config.metadata.name.clone(),
-        pod.config.metadata.name.clone(),
-        pod.config.metadata.namespace.clone(),
+    [
+        &container.cgroup,
+        container.id.as_str(),
+        image,
+        &container.config.metadata.name,
+        &pod.config.metadata.name,
+        &pod.config.metadata.namespace,
     ]
 }
 

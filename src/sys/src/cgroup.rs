@@ -245,15 +245,20 @@ pub(crate) fn subtree(dir: &Path) -> Result<Vec<PathBuf>, SysError> {
     Ok(found)
 }
 
+/// The processes that a `cgroup.procs` lists.
+pub(crate) fn listed(text: &str) -> impl Iterator<Item = u32> {
+    let pids = text.split_whitespace().filter_map(|pid| pid.parse().ok());
+    // A process of another PID namespace is listed as 0, and cannot be told from here.
+    pids.filter(|pid| *pid != 0)
+}
+
+/// The file that lists a cgroup's processes.
+pub(crate) const PROCESSES: &str = "cgroup.procs";
+
 pub(crate) fn processes_of(dir: &Path) -> Result<Vec<u32>, SysError> {
-    let path = dir.join("cgroup.procs");
+    let path = dir.join(PROCESSES);
     match std::fs::read_to_string(&path) {
-        // A process of another PID namespace is listed as 0, and cannot be told from here.
-        Ok(text) => Ok(text
-            .split_whitespace()
-            .filter_map(|pid| pid.parse().ok())
-            .filter(|pid| *pid != 0)
-            .collect()),
+        Ok(text) => Ok(listed(&text).collect()),
         Err(error) if is_gone(&error) => Ok(Vec::new()),
         // A threaded cgroup of version 2 lists its processes at the top of its threaded domain only.
         Err(error) if error.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error()) => {

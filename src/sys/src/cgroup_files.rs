@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 
 use crate::{
     SysError,
@@ -96,9 +96,23 @@ impl<'a> Opened<'a> {
         if let Some(text) = self.texts.get(file) {
             return buffer.hold(text.as_ref()?);
         }
-        let text = buffer.read_at(self.dir.as_ref()?, Path::new(file));
+        let text = buffer.read_record_at(self.dir.as_ref()?, Path::new(file));
         self.texts.insert(file.to_owned(), text.map(Box::from));
         text
+    }
+
+    /// The processes in it, if no cgroup is below it. `None` also if it is not there.
+    fn processes(&self, buffer: &mut SmallFile) -> Option<BTreeSet<u32>> {
+        let dir = self.dir.as_ref()?;
+        // Its own name, its `.`, and a `..` in each directory below: so the kernel counts for cgroups.
+        let links = rustix::fs::statat(dir, c"", AtFlags::EMPTY_PATH)
+            .ok()?
+            .st_nlink;
+        if links != 2 {
+            return None;
+        }
+        let text = buffer.read_at(dir, Path::new(cgroup::PROCESSES))?;
+        Some(cgroup::listed(text).collect())
     }
 }
 
@@ -133,11 +147,17 @@ impl<'a> OneCgroup<'a> {
     }
 
     /// The processes in it and in the cgroups below it, by the hierarchy of a controller. `None` if it is not there.
-    pub fn processes(&self, controller: &str) -> Option<BTreeSet<u32>> {
+    pub fn processes(&self, controller: &str, buffer: &mut SmallFile) -> Option<BTreeSet<u32>> {
         let mount = match &self.files.layout {
             Layout::V1 { controllers } => controllers.get(controller)?,
             Layout::V2 { mount } => mount,
         };
+        if let Some(opened) = &self.opened {
+            let mut opened = opened.borrow_mut();
+            if let Some(found) = self.opened_at(&mut opened, mount).processes(buffer) {
+                return Some(found);
+            }
+        }
         let dirs = cgroup::subtree(&mount.join(&self.relative)).ok()?;
         if dirs.is_empty() {
             return None;
@@ -156,12 +176,20 @@ impl<'a> OneCgroup<'a> {
             return buffer.read(&path);
         };
         let mut opened = opened.borrow_mut();
+        self.opened_at(&mut opened, mount).read(file, buffer)
+    }
+
+    fn opened_at<'o>(
+        &self,
+        opened: &'o mut Vec<Opened<'a>>,
+        mount: &'a Path,
+    ) -> &'o mut Opened<'a> {
         let at = opened.iter().position(|one| one.mount == mount);
         let at = at.unwrap_or_else(|| {
             opened.push(Opened::new(mount, &self.relative));
             opened.len() - 1
         });
-        opened[at].read(file, buffer)
+        &mut opened[at]
     }
 }
 
@@ -172,6 +200,8 @@ mod tests {
     use std::{collections::BTreeMap, fs};
 
     use super::*;
+
+    type Of = for<'a> fn(&'a CgroupFiles, &str) -> Result<OneCgroup<'a>, SysError>;
 
     #[test]
     fn files_are_found_on_both_versions() {
@@ -231,8 +261,17 @@ mod tests {
         }
         let one = v1.of("/p/c").unwrap();
         assert_eq!(one.read("pids", "memory.stat", &mut buffer), None);
-        assert_eq!(one.processes("memory"), Some(BTreeSet::from([5, 7, 9])));
-        assert_eq!(one.processes("pids"), None);
-        assert_eq!(v1.of("/p/gone").unwrap().processes("memory"), None);
+        for (of, path, pids) in [
+            (CgroupFiles::of as Of, "/p/c", Some([5, 7, 9].as_slice())),
+            (CgroupFiles::all_of, "/p/c", Some(&[5, 7, 9])),
+            (CgroupFiles::all_of, "/p/c/d", Some(&[9])),
+            (CgroupFiles::of, "/p/gone", None),
+            (CgroupFiles::all_of, "/p/gone", None),
+        ] {
+            let pids = pids.map(|pids| pids.iter().copied().collect());
+            let one = of(&v1, path).unwrap();
+            assert_eq!(one.processes("memory", &mut buffer), pids, "{path}");
+            assert_eq!(one.processes("pids", &mut buffer), None);
+        }
     }
 }

@@ -30,6 +30,16 @@ impl SmallFile {
 
     /// The same for a path that starts at a directory: what is above it is not looked up again.
     pub fn read_at(&mut self, dir: impl AsFd, path: &Path) -> Option<&str> {
+        self.read_as(dir, path, false)
+    }
+
+    /// The same for a file that the kernel writes as one record, as nearly all of a cgroup are: it comes whole if there is
+    /// room for it, so that nothing can follow when there was more room than text, and needs no second read to tell so.
+    pub fn read_record_at(&mut self, dir: impl AsFd, path: &Path) -> Option<&str> {
+        self.read_as(dir, path, true)
+    }
+
+    fn read_as(&mut self, dir: impl AsFd, path: &Path, one_record: bool) -> Option<&str> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let file = rustix::fs::openat(dir, path, flags, Mode::empty()).ok()?;
         if self.buffer.is_empty() {
@@ -42,6 +52,9 @@ impl SmallFile {
                 Ok(count) => len += count,
                 Err(Errno::INTR) => continue,
                 Err(_) => return None,
+            }
+            if len < self.buffer.len() && one_record {
+                break;
             }
             if len == self.buffer.len() {
                 if len >= MAX_BYTES {
@@ -79,6 +92,9 @@ mod tests {
             let path = dir.path().join(len.to_string());
             std::fs::write(&path, &text).unwrap();
             assert_eq!(file.read(&path), Some(text.as_str()), "{len} bytes");
+            let at = std::fs::File::open(dir.path()).unwrap();
+            let record = file.read_record_at(&at, Path::new(&len.to_string()));
+            assert_eq!(record, Some(text.as_str()), "{len} bytes");
         }
     }
 

@@ -2,7 +2,8 @@
 
 use engine::stats::reading::Interface;
 
-use super::{InContainer, Subject, Value};
+use super::encode::Told;
+use super::{InContainer, Subject};
 use Kind::{Counter, Gauge};
 use Source::Network;
 
@@ -13,15 +14,15 @@ pub(super) enum Kind {
     Gauge,
 }
 
-/// What has the metric, and how its values are found there. No values: nothing is told.
+/// What has the metric, and how its values there are told. No values: nothing is told.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Source {
     /// Containers, and pods that have a cgroup of their own.
-    Cgroup(fn(Subject<'_>) -> Vec<Value>),
+    Cgroup(fn(Subject<'_>, &mut Told<'_>)),
     /// Containers alone.
-    Container(fn(InContainer<'_>) -> Vec<Value>),
+    Container(fn(InContainer<'_>, &mut Told<'_>)),
     /// Containers' writable layers, which are measured beside the requests.
-    Layer(fn(InContainer<'_>) -> Vec<Value>),
+    Layer(fn(InContainer<'_>, &mut Told<'_>)),
     /// Interfaces of pods.
     Network(fn(&Interface) -> u64),
 }

@@ -10,7 +10,6 @@ use prost::Message as _;
 use super::super::pod_message;
 use super::super::tests::whole_pod;
 use super::*;
-use crate::list::encoded;
 
 fn names(metrics: &[cri::Metric]) -> BTreeSet<&str> {
     metrics.iter().map(|metric| metric.name.as_str()).collect()
@@ -46,7 +45,7 @@ fn dense_node() -> PodMetrics {
 fn a_dense_node_has_its_metrics_in_one_reply() {
     const PODS: usize = 250;
     let (found, (_, disk)) = (dense_node(), whole_pod());
-    let encode = |kept| vec![encoded(&pod_message(&found, Some(&disk), kept)); PODS];
+    let encode = |kept| vec![Bytes::from(pod_message(&found, Some(&disk), kept)); PODS];
     let all: usize = encode(Kept::ALL).iter().map(Bytes::len).sum();
     assert!(all > api::MAX_MESSAGE_BYTES, "{all} bytes fit anyway");
     let (items, kept) = fitting(api::MAX_MESSAGE_BYTES, &encode);
@@ -72,7 +71,7 @@ fn a_dense_node_has_its_metrics_in_one_reply() {
 #[test]
 fn metrics_are_left_out_in_their_order_until_the_reply_fits() {
     let (found, disk) = whole_pod();
-    let encode = |kept| vec![encoded(&pod_message(&found, Some(&disk), kept))];
+    let encode = |kept| vec![Bytes::from(pod_message(&found, Some(&disk), kept))];
     let mut last = usize::MAX;
     for steps in 0..=STEPS.len() {
         let wanted = Kept { steps };

@@ -8,6 +8,8 @@ use engine::stats::reading::{
     MemoryLimits, MemoryUse, Pressure, PressureLine, ProcessUse, SwapUse, Throttling,
 };
 
+use prost::Message as _;
+
 use super::*;
 use crate::samples;
 
@@ -170,6 +172,12 @@ pub(super) fn whole_pod() -> (PodMetrics, LayersDisk) {
     (found, disk)
 }
 
+/// What a client reads of all metrics.
+fn told_of(found: &PodMetrics, disk: &LayersDisk) -> cri::PodSandboxMetrics {
+    let message = pod_message(found, Some(disk), Kept::ALL);
+    cri::PodSandboxMetrics::decode(&message[..]).unwrap()
+}
+
 #[test]
 fn all_names_of_the_conformance_suite_are_described() {
     let described = Face::metric_descriptors().descriptors;
@@ -190,7 +198,7 @@ fn all_names_of_the_conformance_suite_are_described() {
 #[test]
 fn every_metric_has_values_with_as_many_labels_as_described() {
     let (found, disk) = whole_pod();
-    let message = pod_message(&found, Some(&disk), Kept::ALL);
+    let message = told_of(&found, &disk);
     let container = &message.container_metrics[0];
     let all: Vec<_> = message.metrics.iter().chain(&container.metrics).collect();
     for described in Face::metric_descriptors().descriptors {
@@ -216,7 +224,7 @@ fn every_metric_has_values_with_as_many_labels_as_described() {
 #[test]
 fn labels_say_whose_a_value_is() {
     let (found, disk) = whole_pod();
-    let message = pod_message(&found, Some(&disk), Kept::ALL);
+    let message = told_of(&found, &disk);
     let find = |metrics: &[cri::Metric], name: &str| {
         let found = metrics.iter().find(|metric| metric.name == name);
         found.cloned().unwrap()
@@ -248,7 +256,7 @@ fn labels_say_whose_a_value_is() {
 #[test]
 fn each_value_comes_from_where_its_name_says() {
     let (found, disk) = whole_pod();
-    let message = pod_message(&found, Some(&disk), Kept::ALL);
+    let message = told_of(&found, &disk);
     let container = &message.container_metrics[0];
     let all: Vec<_> = message.metrics.iter().chain(&container.metrics).collect();
     for (name, last_label, value) in [
@@ -330,7 +338,7 @@ fn what_is_not_known_is_not_told() {
         at_unix_ns: 90_000_000_000,
         ..CgroupUse::default()
     });
-    let message = pod_message(&found, Some(&disk), Kept::ALL);
+    let message = told_of(&found, &disk);
     assert!(message.metrics.is_empty());
     let names: Vec<_> = message.container_metrics[0]
         .metrics
@@ -342,7 +350,7 @@ fn what_is_not_known_is_not_told() {
         ["container_last_seen", "container_start_time_seconds"]
     );
     found.containers[0].usage.cgroup = None;
-    let message = pod_message(&found, Some(&disk), Kept::ALL);
+    let message = told_of(&found, &disk);
     assert!(message.container_metrics[0].metrics.is_empty());
 }
 
@@ -351,7 +359,7 @@ fn throttling_is_told_with_a_quota_only() {
     for (quota_us, told) in [(None, 0), (Some(0), 0), (Some(24), 3)] {
         let (mut found, disk) = whole_pod();
         found.containers[0].detail.cpu_limits.quota_us = quota_us;
-        let message = pod_message(&found, Some(&disk), Kept::ALL);
+        let message = told_of(&found, &disk);
         let metrics = message.container_metrics[0].metrics.iter();
         let cfs = metrics.filter(|metric| metric.name.starts_with("container_cpu_cfs_"));
         assert_eq!(cfs.count(), told, "{quota_us:?}");
