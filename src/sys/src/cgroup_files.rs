@@ -6,11 +6,12 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
-    os::fd::OwnedFd,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
 use crate::{
     SysError,
@@ -22,12 +23,17 @@ use crate::{
 /// Where hybrid nodes mount version 2, below the root of all cgroup mounts.
 const HYBRID_NAME: &str = "unified";
 
+/// How directories are opened that are only gone through.
+const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
 /// The node's cgroups for reading.
 #[derive(Clone, Debug)]
 pub struct CgroupFiles {
     layout: Layout,
     /// The mount point of version 2 beside version 1.
     hybrid: Option<PathBuf>,
+    /// The mount points, opened: what is above a cgroup's own path is not looked up again for each.
+    tops: Arc<BTreeMap<PathBuf, OwnedFd>>,
 }
 
 impl CgroupFiles {
@@ -37,7 +43,33 @@ impl CgroupFiles {
         let hybrid = (!layout.is_v2()
             && magic_of(&beside).is_ok_and(|magic| magic == cgroup::CGROUP2_MAGIC))
         .then_some(beside);
-        Self { layout, hybrid }
+        let mounts: Vec<&PathBuf> = match &layout {
+            Layout::V1 { controllers } => controllers.values().chain(&hybrid).collect(),
+            Layout::V2 { mount } => vec![mount],
+        };
+        let open = |mount: &PathBuf| {
+            let top = rustix::fs::open(mount, DIRECTORY, Mode::empty()).ok()?;
+            Some((mount.clone(), top))
+        };
+        let tops = mounts.into_iter().filter_map(open).collect();
+        Self {
+            tops: Arc::new(tops),
+            layout,
+            hybrid,
+        }
+    }
+
+    /// Calls `open` with a directory and the way from there to a path below a mount point.
+    fn below<T>(
+        &self,
+        mount: &Path,
+        path: &Path,
+        open: impl FnOnce(BorrowedFd<'_>, &Path) -> T,
+    ) -> T {
+        match self.tops.get(mount) {
+            Some(top) => open(top.as_fd(), path),
+            None => open(CWD, &mount.join(path)),
+        }
     }
 
     /// Whether this is version 2.
@@ -83,11 +115,13 @@ struct Opened<'a> {
 }
 
 impl<'a> Opened<'a> {
-    fn new(mount: &'a Path, relative: &Path) -> Self {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    fn new(files: &CgroupFiles, mount: &'a Path, relative: &Path) -> Self {
+        let open = |top: BorrowedFd<'_>, path: &Path| {
+            rustix::fs::openat(top, path, DIRECTORY, Mode::empty()).ok()
+        };
         Self {
             mount,
-            dir: rustix::fs::open(mount.join(relative), flags, Mode::empty()).ok(),
+            dir: files.below(mount, relative, open),
             texts: BTreeMap::new(),
         }
     }
@@ -171,9 +205,9 @@ impl<'a> OneCgroup<'a> {
 
     fn text<'b>(&self, mount: &'a Path, file: &str, buffer: &'b mut SmallFile) -> Option<&'b str> {
         let Some(opened) = &self.opened else {
-            let mut path = mount.join(&self.relative);
-            path.push(file);
-            return buffer.read(&path);
+            let path = self.relative.join(file);
+            let files = self.files;
+            return files.below(mount, &path, |top, path| buffer.read_record_at(top, path));
         };
         let mut opened = opened.borrow_mut();
         self.opened_at(&mut opened, mount).read(file, buffer)
@@ -186,7 +220,7 @@ impl<'a> OneCgroup<'a> {
     ) -> &'o mut Opened<'a> {
         let at = opened.iter().position(|one| one.mount == mount);
         let at = at.unwrap_or_else(|| {
-            opened.push(Opened::new(mount, &self.relative));
+            opened.push(Opened::new(self.files, mount, &self.relative));
             opened.len() - 1
         });
         &mut opened[at]
@@ -215,11 +249,13 @@ mod tests {
             fs::create_dir_all(dir.path().join(tree)).unwrap();
             fs::write(dir.path().join(tree).join("cgroup.procs"), pids).unwrap();
         }
+        let v1 = CgroupFiles::new(Layout::V1 {
+            controllers: BTreeMap::from([("memory".to_owned(), dir.path().join("memory"))]),
+        });
         let v1 = CgroupFiles {
-            layout: Layout::V1 {
-                controllers: BTreeMap::from([("memory".to_owned(), dir.path().join("memory"))]),
-            },
+            // This machine may be hybrid.
             hybrid: None,
+            ..v1
         };
         let hybrid = CgroupFiles {
             hybrid: Some(dir.path().join("v2")),

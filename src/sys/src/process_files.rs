@@ -1,11 +1,14 @@
 //! The files and sockets that processes have open.
 
-use std::os::fd::OwnedFd;
+use std::{mem::MaybeUninit, os::fd::OwnedFd};
 
 use rustix::{
-    fs::{AtFlags, Dir, Mode, OFlags},
+    fs::{AtFlags, Mode, OFlags, RawDir},
     io::Errno,
 };
+
+/// Bytes for names of descriptors: of some hundred at a time.
+const NAMES_BYTES: usize = 8 << 10;
 
 /// What one process has open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,7 +31,7 @@ pub fn open_files(pid: u32, looks: &mut u64) -> Option<OpenFiles> {
     look_into(&dir, known, looks)
 }
 
-/// Counts what is open by the names in `dir`, as far as `looks` reach. `known` is how many there are, if the kernel told.
+/// Counts what is open by the names in `dir`, which was not read from yet, as far as `looks` reach. `known` is how many there are, if the kernel told.
 fn look_into(dir: &OwnedFd, known: Option<u64>, looks: &mut u64) -> Option<OpenFiles> {
     let too_many = Some(OpenFiles {
         descriptors: known,
@@ -38,7 +41,9 @@ fn look_into(dir: &OwnedFd, known: Option<u64>, looks: &mut u64) -> Option<OpenF
         return too_many;
     }
     let (mut descriptors, mut sockets) = (0, 0);
-    for entry in Dir::read_from(dir).ok()? {
+    let mut names = [MaybeUninit::uninit(); NAMES_BYTES];
+    let mut entries = RawDir::new(dir, &mut names);
+    while let Some(entry) = entries.next() {
         let entry = entry.ok()?;
         let name = entry.file_name();
         if matches!(name.to_bytes(), b"." | b"..") {
@@ -118,7 +123,6 @@ mod tests {
         ] {
             std::os::unix::fs::symlink(target, dir.path().join(name)).unwrap();
         }
-        let dir = OwnedFd::from(std::fs::File::open(dir.path()).unwrap());
         for (known, looks, left, descriptors, sockets) in [
             (Some(4), 5, 1, Some(4), Some(2)),
             (Some(4), 3, 3, Some(4), None),
@@ -131,7 +135,8 @@ mod tests {
             (None, 0, 0, None, None),
         ] {
             let mut rest = looks;
-            let found = look_into(&dir, known, &mut rest).unwrap();
+            let opened = OwnedFd::from(std::fs::File::open(dir.path()).unwrap());
+            let found = look_into(&opened, known, &mut rest).unwrap();
             let wanted = OpenFiles {
                 descriptors,
                 sockets,

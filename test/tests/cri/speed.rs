@@ -294,9 +294,10 @@ async fn slowest_list(node: &Node, count: usize, when: &str) -> Result<Duration>
             own.len()
         );
         println!(
-            "{when}: {call} p99 {:?}, at the server {:?}",
+            "{when}: {call} p99 {:?}, at the server {:?}, half of them within {:?}",
             p99(times),
-            p99(&mut own)
+            p99(&mut own),
+            own[own.len() / 2]
         );
     }
     Ok(p99(&mut both))

@@ -81,21 +81,16 @@ fn memory(cgroup: &OneCgroup<'_>, buffer: &mut SmallFile) -> Option<(MemoryUse, 
             .map(str::to_owned)
     };
     let usage_bytes = parse::number(&read("memory.usage_in_bytes", "memory.current")?)?;
-    let limit = read("memory.limit_in_bytes", "memory.max")
-        .and_then(|text| parse::limit(&text))
-        .and_then(Limit::value);
     let stat = read("memory.stat", "memory.stat")?;
     let stat = Flat(&stat);
+    let limit = memory_limit(cgroup, stat, buffer).and_then(Limit::value);
     let inactive_file = stat.total("inactive_file").unwrap_or(0);
     let working_set_bytes = usage_bytes.saturating_sub(inactive_file);
     let swap = if v2 {
         swap_v2(cgroup, buffer)
     } else {
         // Version 1 limits memory and swap together.
-        let both = stat
-            .get("hierarchical_memsw_limit")
-            .and_then(|both| parse::limit(&both.to_string()))
-            .and_then(Limit::value);
+        let both = hierarchical(stat, "hierarchical_memsw_limit").and_then(Limit::value);
         stat.total("swap").map(|usage_bytes| SwapUse {
             usage_bytes,
             available_bytes: limit
@@ -113,6 +108,21 @@ fn memory(cgroup: &OneCgroup<'_>, buffer: &mut SmallFile) -> Option<(MemoryUse, 
         pressure: pressure(cgroup, "memory.pressure", buffer),
     };
     Some((memory, swap))
+}
+
+/// The cgroup's own limit.
+fn memory_limit(cgroup: &OneCgroup<'_>, stat: Flat<'_>, buffer: &mut SmallFile) -> Option<Limit> {
+    // Version 1 tells the least of its own limit and of all above it: where that is none, its own is none.
+    if hierarchical(stat, "hierarchical_memory_limit") == Some(Limit::Unlimited) {
+        return Some(Limit::Unlimited);
+    }
+    let file = either(cgroup, "memory.limit_in_bytes", "memory.max");
+    parse::limit(cgroup.read("memory", file, buffer)?)
+}
+
+/// One of the limits in version 1's `memory.stat`.
+fn hierarchical(stat: Flat<'_>, name: &str) -> Option<Limit> {
+    parse::limit(&stat.get(name)?.to_string())
 }
 
 fn swap_v2(cgroup: &OneCgroup<'_>, buffer: &mut SmallFile) -> Option<SwapUse> {
@@ -180,9 +190,11 @@ fn cpu_v1(cgroup: &OneCgroup<'_>, detail: &mut CgroupDetail, buffer: &mut SmallF
         quota_us: number("cpu", "cpu.cfs_quota_us"),
         shares: number("cpu", "cpu.shares"),
     };
-    detail.throttling = cgroup
-        .read("cpu", "cpu.stat", buffer)
-        .and_then(|text| throttling(Flat(text), "throttled_time", 1));
+    if detail.cpu_limits.quota_us.is_some() {
+        detail.throttling = cgroup
+            .read("cpu", "cpu.stat", buffer)
+            .and_then(|text| throttling(Flat(text), "throttled_time", 1));
+    }
 }
 
 fn cpu_v2(cgroup: &OneCgroup<'_>, detail: &mut CgroupDetail, buffer: &mut SmallFile) {
@@ -216,8 +228,10 @@ fn throttling(stat: Flat<'_>, time: &str, unit_ns: u64) -> Option<Throttling> {
 
 fn memory_detail(cgroup: &OneCgroup<'_>, detail: &mut CgroupDetail, buffer: &mut SmallFile) {
     let v2 = cgroup.is_v2();
-    if let Some(text) = cgroup.read("memory", "memory.stat", buffer) {
-        let stat = Flat(text);
+    let stat = cgroup.read("memory", "memory.stat", buffer);
+    let stat = stat.map(str::to_owned).unwrap_or_default();
+    let stat = Flat(&stat);
+    if !stat.0.is_empty() {
         detail.cache_bytes = stat.total(if v2 { "file" } else { "cache" });
         detail.mapped_file_bytes = stat.total(if v2 { "file_mapped" } else { "mapped_file" });
         let faults = |all: Option<u64>, major: Option<u64>| {
@@ -238,6 +252,7 @@ fn memory_detail(cgroup: &OneCgroup<'_>, detail: &mut CgroupDetail, buffer: &mut
             });
         }
     }
+    let own_limit = memory_limit(cgroup, stat, buffer);
     let mut read = |v1_name: &'static str, v2_name: &'static str| {
         cgroup
             .read("memory", either(cgroup, v1_name, v2_name), buffer)
@@ -245,10 +260,17 @@ fn memory_detail(cgroup: &OneCgroup<'_>, detail: &mut CgroupDetail, buffer: &mut
     };
     let limit = |text: Option<String>| Some(parse::limit(&text?)?.value().unwrap_or(0));
     detail.memory_limits = MemoryLimits {
-        limit_bytes: limit(read("memory.limit_in_bytes", "memory.max")),
+        limit_bytes: own_limit.map(|limit| limit.value().unwrap_or(0)),
         // Of version 2's two, the one that cAdvisor tells: what is never taken.
         reservation_bytes: limit(read("memory.soft_limit_in_bytes", "memory.min")),
-        swap_bytes: limit(read("memory.memsw.limit_in_bytes", "memory.swap.max")),
+        // Version 1's is of memory and swap together, and never less than that of memory.
+        swap_bytes: if stat.get("hierarchical_memsw_limit").is_some()
+            && own_limit == Some(Limit::Unlimited)
+        {
+            Some(0)
+        } else {
+            limit(read("memory.memsw.limit_in_bytes", "memory.swap.max"))
+        },
     };
     detail.max_usage_bytes = read("memory.max_usage_in_bytes", "memory.peak")
         .as_deref()

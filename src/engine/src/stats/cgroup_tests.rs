@@ -253,6 +253,7 @@ fn what_is_gone_is_nothing_and_what_is_not_limited_has_no_rest() {
         assert_eq!(found.swap.unwrap().available_bytes, None);
         let found = detail(&cgroup, &[], &mut buffer);
         assert_eq!(found.memory_limits.limit_bytes, Some(0));
+        assert_eq!(found.memory_limits.swap_bytes, Some(0));
         assert_eq!(found.cpu_limits.quota_us, None);
         assert_eq!(found.cpu_limits.period_us, Some(100_000));
     }
@@ -282,4 +283,34 @@ fn a_sum_is_as_whole_as_its_parts() {
     assert_eq!(both.memory.unwrap().available_bytes, None);
     assert_eq!(both.swap.unwrap().usage_bytes, 8192);
     assert_eq!(both.tasks, Some(18));
+}
+
+#[test]
+fn limits_that_another_file_rules_out_are_not_read() {
+    let (root, files) = v1();
+    let stat = "cache 1\nhierarchical_memory_limit 9223372036854771712\n";
+    let memory = root.path().join("memory/p/c");
+    put(root.path(), "cpu", "cpu.cfs_quota_us", "-1\n");
+    let mut buffer = SmallFile::default();
+    for (swap, told) in [
+        ("", None),
+        ("hierarchical_memsw_limit 9223372036854771712\n", Some(0)),
+    ] {
+        put(
+            root.path(),
+            "memory",
+            "memory.stat",
+            &format!("{stat}{swap}"),
+        );
+        for file in ["memory.limit_in_bytes", "memory.memsw.limit_in_bytes"] {
+            fs::remove_file(memory.join(file)).ok();
+        }
+        let cgroup = files.of("/p/c").unwrap();
+        let found = usage(&cgroup, &mut buffer, no_rate).unwrap();
+        assert_eq!(found.memory.unwrap().available_bytes, None);
+        let found = detail(&cgroup, &[], &mut buffer);
+        assert_eq!(found.memory_limits.limit_bytes, Some(0));
+        assert_eq!(found.memory_limits.swap_bytes, told, "{swap}");
+        assert_eq!(found.throttling, None);
+    }
 }

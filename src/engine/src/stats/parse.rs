@@ -56,8 +56,20 @@ impl Flat<'_> {
 
     /// The number of a name as it is with what stands below the cgroup. Version 1 has a name of its own for that.
     pub(super) fn total(self, name: &str) -> Option<u64> {
-        self.get(&format!("total_{name}"))
-            .or_else(|| self.get(name))
+        let mut alone = None;
+        for line in self.0.lines() {
+            let total = line.strip_prefix("total_");
+            let value = total.unwrap_or(line).strip_prefix(name);
+            let Some(value) = value.and_then(|rest| rest.strip_prefix(' ')) else {
+                continue;
+            };
+            let value = value.trim().parse().ok();
+            if total.is_some() {
+                return value;
+            }
+            alone = alone.or(value);
+        }
+        alone
     }
 }
 

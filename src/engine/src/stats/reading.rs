@@ -154,7 +154,7 @@ pub struct CgroupDetail {
     pub cpu_user_ns: Option<u64>,
     /// CPU time inside of it.
     pub cpu_system_ns: Option<u64>,
-    /// Throttling by a CPU quota.
+    /// Throttling by a CPU quota; version 1 is not asked where there is none.
     pub throttling: Option<Throttling>,
     /// CPU limits in force.
     pub cpu_limits: CpuLimits,
