@@ -95,6 +95,10 @@ impl Node {
             .live
             .pod(&pod.id)
             .ok_or_else(|| EngineError::PodNotReady(pod.id.clone()))?;
+        // Before anything that stopping the pod waits for: a registry may be asked.
+        stage.enter("asking whether the pod may use its images");
+        let (images, lease) = self.container_images(&config)?;
+        self.permit_images(&pod, &config, &images, &stage).await?;
         let _before_the_pod_stops = live.creations.read().await;
         // The pod as it is now: it may have been stopped while this job waited.
         let pod = self.find_pod(pod.id.as_str())?;
@@ -102,7 +106,6 @@ impl Node {
             return Err(EngineError::PodNotReady(pod.id.clone()));
         }
         self.set_aside.check_container(&pod.id)?;
-        let (images, lease) = self.container_images(&config)?;
         let id = ContainerId::random();
         let cgroup = CgroupName::new(self.config.systemd_cgroup, &pod.cgroup_parent, id.as_str())?;
         let remains = ContainerRemains {

@@ -20,6 +20,9 @@ pub enum EngineError {
     AmbiguousId { id: String, what: &'static str },
     #[error("image {0:?} is not on this node: pull it first")]
     ImageNotFound(String),
+    /// The pod's namespace may not use an image, or it could not be found out whether it may.
+    #[error(transparent)]
+    ImageNotPermitted(image::ImageError),
     /// The image that a container is to run has nothing to run.
     #[error("{0} is an OCI artifact, it can only be mounted as an image volume")]
     ArtifactAsImage(String),

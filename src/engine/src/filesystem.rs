@@ -31,6 +31,7 @@ use sys::{
 use crate::{
     error::{EngineError, ImageVolumeFault},
     host_files::HostVolume,
+    jobs::Stage,
     node::Node,
     paths::Paths,
     pod_files, selinux,
@@ -140,6 +141,36 @@ impl Node {
         all.extend(volumes.iter().flatten().map(Arc::as_ref));
         let lease = self.images.lease_images(&all).ok_or_else(missing)?;
         Ok((Images { own, volumes }, lease))
+    }
+
+    /// Whether the pod's namespace may use these images, by the names that its author wrote.
+    pub(crate) async fn permit_images(
+        &self,
+        pod: &Pod,
+        config: &ContainerConfig,
+        images: &Images,
+        stage: &Stage,
+    ) -> Result<(), EngineError> {
+        let volumes = config.mounts.iter().zip(&images.volumes);
+        let volumes = volumes.filter_map(|(mount, image)| mount.image.as_ref().zip(image.as_ref()));
+        let namespace = Some(pod.config.metadata.namespace.as_str());
+        let permit = async {
+            for (asked, image) in [(&config.image, &images.own)].into_iter().chain(volumes) {
+                let name = asked_for(asked);
+                let permitted = self.images.permit(image, &name, namespace);
+                permitted.await.map_err(EngineError::ImageNotPermitted)?;
+            }
+            Ok(())
+        };
+        let limit = self.config.timeouts.create_container;
+        let permitted = tokio::time::timeout(limit, permit).await;
+        permitted.unwrap_or_else(|_elapsed| {
+            Err(EngineError::Deadline {
+                operation: "CreateContainer",
+                stage: stage.name(),
+                limit,
+            })
+        })
     }
 
     /// Make a container's file system. What is left of it after an error, [`take_apart`] finds.

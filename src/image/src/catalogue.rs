@@ -148,6 +148,7 @@ impl Catalogue {
             config: Arc::clone(&record.config),
             manifest_digest: record.manifest_digest.clone(),
             pinned,
+            seals: record.seals.clone(),
             raw_config: record.raw_config.clone(),
             encoded: OnceLock::new(),
         }
@@ -164,6 +165,7 @@ pub(crate) fn record_of(image: &Image) -> ImageRecord {
         config: Arc::clone(&image.config),
         manifest_digest: image.manifest_digest.clone(),
         raw_config: image.raw_config.clone(),
+        seals: image.seals.clone(),
     }
 }
 

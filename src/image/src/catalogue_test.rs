@@ -10,6 +10,7 @@ fn record(seed: &str) -> ImageRecord {
 
 fn record_with_id(digest: Digest) -> ImageRecord {
     ImageRecord {
+        seals: Vec::new(),
         id: digest.into(),
         kind: crate::artifact::ImageKind::Container,
         layers: vec![],

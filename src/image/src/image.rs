@@ -38,6 +38,8 @@ pub struct Image {
     pub manifest_digest: Option<Digest>,
     /// Whether it must not be collected.
     pub pinned: bool,
+    /// What was asked of its signatures and shown, by `trust`, newest last.
+    pub(crate) seals: Vec<Digest>,
     /// The configuration as it was published, JSON; of an artifact, its manifest.
     pub raw_config: Bytes,
     /// Its encoded CRI message, kept by the server from one list to the next.
@@ -210,7 +212,11 @@ pub(crate) struct ImageRecord {
     pub(crate) config: Arc<ImageRunConfig>,
     pub(crate) manifest_digest: Option<Digest>,
     pub(crate) raw_config: Bytes,
+    pub(crate) seals: Vec<Digest>,
 }
+
+/// Seals of one image at most: policies change, and namespaces have some of their own.
+const MAX_SEALS: usize = 64;
 
 /// The record's body in the database. New fields need a default: old records stay readable.
 #[derive(Serialize, Deserialize)]
@@ -220,11 +226,22 @@ struct RecordBody<'a> {
     /// An artifact, whose manifest stands in the place of a configuration.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     artifact: bool,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    seals: Vec<Digest>,
     #[serde(borrow)]
     config: std::borrow::Cow<'a, str>,
 }
 
 impl ImageRecord {
+    /// Notes that the image showed what was asked of it. The oldest note is forgotten where there are too many: then the
+    /// signatures are looked at once more.
+    pub(crate) fn add_seal(&mut self, seal: Digest) {
+        self.seals.retain(|known| *known != seal);
+        self.seals.push(seal);
+        let too_many = self.seals.len().saturating_sub(MAX_SEALS);
+        self.seals.drain(..too_many);
+    }
+
     /// The bytes to keep in the database.
     pub(crate) fn to_body(&self) -> Result<Vec<u8>, ImageError> {
         let what = || format!("configuration {}", self.id);
@@ -234,6 +251,7 @@ impl ImageRecord {
             size_bytes: self.size_bytes,
             manifest_digest: self.manifest_digest.clone(),
             artifact: self.kind == ImageKind::Artifact,
+            seals: self.seals.clone(),
             config: config.into(),
         })
         .map_err(|error| ImageError::corrupt(what(), error.to_string()))
@@ -271,6 +289,7 @@ impl ImageRecord {
             config: Arc::new(run),
             manifest_digest: body.manifest_digest,
             raw_config: Bytes::from(body.config.into_owned()),
+            seals: body.seals,
         })
     }
 }

@@ -111,6 +111,7 @@ fn records_round_trip() {
     let parsed = ParsedConfig::parse(raw.as_bytes(), "x").unwrap();
     let id = ImageId::from(Digest::sha256_of(raw.as_bytes()));
     let record = ImageRecord {
+        seals: Vec::new(),
         id: id.clone(),
         kind: ImageKind::Container,
         layers: parsed.chains(),
@@ -139,6 +140,7 @@ fn records_of_artifacts_round_trip() {
     let raw = raw.to_string();
     let id = ImageId::from(Digest::sha256_of(raw.as_bytes()));
     let record = ImageRecord {
+        seals: Vec::new(),
         id: id.clone(),
         kind: ImageKind::Artifact,
         layers: artifact_chains(raw.as_bytes(), "x").unwrap(),

@@ -195,6 +195,7 @@ async fn work(
             pins,
             prepared: prepared.into_iter().map(|(_, layer)| layer).collect(),
             references: names_of(&reference, Some(&found.resolved)),
+            seal: demands.seal().cloned(),
         })
         .await
 }
@@ -225,7 +226,11 @@ async fn already_here(
     digests.extend(image.manifest_digest.clone());
     demands.check(&inner.config, session, &digests).await?;
     inner
-        .add_names(&image.id, names_of(reference, Some(&digest)))
+        .add_names(
+            &image.id,
+            names_of(reference, Some(&digest)),
+            demands.seal().cloned(),
+        )
         .await
 }
 

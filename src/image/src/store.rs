@@ -12,6 +12,7 @@
 //! the next start; a row without an image is removed by [`Images::sweep`].
 
 mod commit;
+mod permit;
 mod prune;
 mod removal;
 mod verify;

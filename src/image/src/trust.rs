@@ -15,7 +15,8 @@
 //! - Everything is read when a pull starts and dropped when it ends. A node without a policy pays one look for the file.
 //!
 //! `pull` calls [`demands`] first and [`Demands::check`] once the digests are known; `store` asks [`own_policy`] for what
-//! tells pulls of one image apart, and [`explain`] for people.
+//! tells pulls of one image apart, and [`explain`] for people. `permit` asks the same for an image that is here already: what
+//! it showed before is known by its [`Demands::seal`].
 
 mod bounded;
 mod document;
@@ -27,6 +28,7 @@ mod payload;
 mod policy;
 mod public_key;
 mod scope;
+mod seal;
 mod transparency;
 
 use std::path::{Path, PathBuf};
@@ -47,6 +49,7 @@ use lookaside::{Place, Places};
 use openpgp::Keyring;
 use policy::{Keys, Policy, Requirement};
 use public_key::PublicKey;
+use seal::Seal;
 
 /// The longest policy, and the longest file of keys, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -63,6 +66,8 @@ pub(crate) struct Demands {
     proofs: Vec<Arc<Proof>>,
     /// Where the proofs are; `None` if nothing has to be proved.
     place: Option<Place>,
+    /// What is known again of these demands; `None` if nothing has to be proved.
+    seal: Option<Digest>,
 }
 
 /// One requirement with its keys.
@@ -132,6 +137,11 @@ pub(crate) fn explain(
 }
 
 impl Demands {
+    /// What an image's record says of these demands once they are met; `None` if nothing has to be proved.
+    pub(crate) fn seal(&self) -> Option<&Digest> {
+        self.seal.as_ref()
+    }
+
     /// Whether the image shows what it has to. `digests` are those that lead to it, one of which has to be signed: that of the
     /// reference, and that of the manifest for this node.
     pub(crate) async fn check(
@@ -188,6 +198,7 @@ fn read_demands(
             policy: String::new(),
             proofs: Vec::new(),
             place: None,
+            seal: None,
         });
     };
     let (scope, requirements) = policy.demands(reference);
@@ -196,17 +207,20 @@ fn read_demands(
         policy: format!("{} ({scope})", path.display()),
         proofs: Vec::new(),
         place: None,
+        seal: None,
     };
     let refuse = |reason: String| demands.refuse(reason);
     let mut proofs = Vec::new();
+    let mut seal = Seal::new(reference);
     for requirement in requirements {
+        seal.require(requirement).map_err(refuse)?;
         let proof = match requirement {
             Requirement::AcceptAnything => continue,
             Requirement::Reject | Requirement::Certificate { .. } => {
                 return Err(refuse(format!("it {}", requirement.describe())));
             }
             Requirement::SignedBy { keys, identity } => Proof::Simple {
-                keys: read_keyring(keys).map_err(refuse)?,
+                keys: read_keyring(keys, &mut seal).map_err(refuse)?,
                 identity: identity.clone(),
             },
             Requirement::SigstoreSigned {
@@ -214,10 +228,10 @@ fn read_demands(
                 log_keys,
                 identity,
             } => Proof::Cosign {
-                keys: read_public_keys(keys).map_err(refuse)?,
+                keys: read_public_keys(keys, &mut seal).map_err(refuse)?,
                 logs: log_keys
                     .as_ref()
-                    .map(read_log_keys)
+                    .map(|keys| read_log_keys(keys, &mut seal))
                     .transpose()
                     .map_err(refuse)?,
                 identity: identity.clone(),
@@ -241,6 +255,7 @@ fn read_demands(
             .and_then(|places| places.of(reference, &trust.lookaside))
             .map_err(refuse)?;
         demands.place = Some(place);
+        demands.seal = Some(seal.finish());
         demands.proofs = proofs;
     }
     Ok(demands)
@@ -272,12 +287,17 @@ fn read_policy(
 }
 
 /// Calls `read` with every key's bytes; errors name the key.
-fn each_key<T>(keys: &Keys, read: impl Fn(&[u8]) -> Result<T, String>) -> Result<Vec<T>, String> {
+fn each_key<T>(
+    keys: &Keys,
+    seal: &mut Seal,
+    read: impl Fn(&[u8]) -> Result<T, String>,
+) -> Result<Vec<T>, String> {
     match keys {
         Keys::Files(paths) => paths
             .iter()
             .map(|path| {
                 let bytes = read_bounded(path, MAX_FILE_BYTES)?;
+                seal.add(&bytes);
                 read(&bytes).map_err(|why| format!("the key {}: {why}", path.display()))
             })
             .collect(),
@@ -291,8 +311,8 @@ fn each_key<T>(keys: &Keys, read: impl Fn(&[u8]) -> Result<T, String>) -> Result
     }
 }
 
-fn read_keyring(keys: &Keys) -> Result<Keyring, String> {
-    let rings = each_key(keys, Keyring::read)?;
+fn read_keyring(keys: &Keys, seal: &mut Seal) -> Result<Keyring, String> {
+    let rings = each_key(keys, seal, Keyring::read)?;
     rings
         .into_iter()
         .reduce(|mut all, one| {
@@ -302,12 +322,12 @@ fn read_keyring(keys: &Keys) -> Result<Keyring, String> {
         .ok_or_else(|| "the policy names no key".to_owned())
 }
 
-fn read_public_keys(keys: &Keys) -> Result<Vec<PublicKey>, String> {
-    each_key(keys, PublicKey::read)
+fn read_public_keys(keys: &Keys, seal: &mut Seal) -> Result<Vec<PublicKey>, String> {
+    each_key(keys, seal, PublicKey::read)
 }
 
-fn read_log_keys(keys: &Keys) -> Result<Vec<PublicKey>, String> {
-    each_key(keys, |bytes| {
+fn read_log_keys(keys: &Keys, seal: &mut Seal) -> Result<Vec<PublicKey>, String> {
+    each_key(keys, seal, |bytes| {
         let key = PublicKey::read(bytes)?;
         if key.is_ecdsa() {
             Ok(key)

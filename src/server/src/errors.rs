@@ -25,6 +25,9 @@ pub(crate) fn clip(text: &str, max_bytes: usize) -> &str {
 
 /// The answer for a failed operation on pods or containers.
 pub(crate) fn engine_status(error: &EngineError) -> Status {
+    if let EngineError::ImageNotPermitted(error) = error {
+        return image_status(error);
+    }
     let words = engine::error::in_full(error);
     // The kubelet looks for these words.
     let words = if is_recursive_readonly_unsupported(error) {
@@ -74,6 +77,7 @@ fn engine_code(error: &EngineError) -> Code {
         | EngineError::SetAside { .. }
         | EngineError::CannotMapIds { .. }
         | EngineError::NoSelinux(_) => Code::FailedPrecondition,
+        EngineError::ImageNotPermitted(error) => image_code(error),
         EngineError::ImageVolume { fault, .. } => match fault {
             ImageVolumeFault::NoImage { .. }
             | ImageVolumeFault::NoSubPath { .. }

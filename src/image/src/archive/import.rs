@@ -122,6 +122,7 @@ async fn import_one(inner: &Arc<Inner>, archived: ArchivedImage) -> Result<Arc<I
             config: config.run,
             pins,
             prepared,
+            seal: None,
             references,
         })
         .await

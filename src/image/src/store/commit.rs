@@ -30,6 +30,8 @@ pub(crate) struct NewImage {
     pub(crate) prepared: Vec<Arc<Prepared>>,
     /// Normal references.
     pub(crate) references: Vec<String>,
+    /// What it showed of signatures.
+    pub(crate) seal: Option<Digest>,
 }
 
 impl Inner {
@@ -87,7 +89,13 @@ impl Inner {
                     .unwrap_or_else(|| self.table.size_bytes(chain))
             })
             .fold(new.raw_config.len() as u64, u64::saturating_add);
-        let record = ImageRecord {
+        // The same image may have come under another policy before.
+        let seals = self
+            .catalogue
+            .load()
+            .by_id(&new.id)
+            .map(|image| image.seals.clone());
+        let mut record = ImageRecord {
             id: new.id,
             kind: new.kind,
             layers: new.pins.chains().to_vec(),
@@ -95,7 +103,9 @@ impl Inner {
             config: Arc::new(new.config),
             manifest_digest: new.manifest_digest,
             raw_config: new.raw_config,
+            seals: seals.unwrap_or_default(),
         };
+        new.seal.into_iter().for_each(|seal| record.add_seal(seal));
         fault::reach(FaultPoint::CommitUnrecorded);
         if let Err(error) = self.record(&record, &rows, &new.references).await {
             for row in &rows {
@@ -141,11 +151,12 @@ impl Inner {
         Ok(self.db.write(changes).await?)
     }
 
-    /// Gives an image that is here more names. `None` if it is not here any more.
+    /// Gives an image that is here more names, and notes what it showed of signatures. `None` if it is not here any more.
     pub(crate) async fn add_names(
         self: &Arc<Self>,
         id: &ImageId,
         references: Vec<String>,
+        seal: Option<Digest>,
     ) -> Result<Option<Arc<Image>>, ImageError> {
         let (inner, id) = (Arc::clone(self), id.clone());
         tokio::spawn(async move {
@@ -162,19 +173,28 @@ impl Inner {
                         .is_none_or(|named| named.id != id)
                 })
                 .collect();
-            if missing.is_empty() {
+            let seal = seal.filter(|seal| !image.seals.contains(seal));
+            if missing.is_empty() && seal.is_none() {
                 return Ok(Some(Arc::clone(image)));
             }
-            let changes = missing
+            let mut record = record_of(image);
+            let mut changes: Vec<ImagesChange> = missing
                 .iter()
                 .map(|name| ImagesChange::PutReference {
                     reference: name.clone(),
                     image: id.clone(),
                 })
                 .collect();
+            if let Some(seal) = seal {
+                record.add_seal(seal);
+                changes.push(ImagesChange::PutImage {
+                    id: id.clone(),
+                    body: record.to_body()?,
+                    layers: record.layers.clone(),
+                });
+            }
             inner.db.write(changes).await?;
             fault::reach(FaultPoint::NamesRecorded);
-            let record = record_of(image);
             inner.publish(|catalogue| catalogue.insert(&record, &missing));
             Ok(inner.catalogue.load().by_id(&id).cloned())
         })

@@ -9,7 +9,7 @@ use crate::reference::{Reference, clip, is_registry_host};
 use super::document::{Fault, Fields, Node};
 
 /// How the identity that a signature claims has to match.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub(super) enum Identity {
     /// Exactly the reference that is pulled.
     Exact,

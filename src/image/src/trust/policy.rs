@@ -29,7 +29,7 @@ pub(super) struct Policy {
 }
 
 /// One of the things that all have to hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub(super) enum Requirement {
     AcceptAnything,
     Reject,
@@ -52,7 +52,7 @@ pub(super) enum Requirement {
 }
 
 /// Where public keys are.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub(super) enum Keys {
     Files(Vec<PathBuf>),
     /// What the policy itself holds.
