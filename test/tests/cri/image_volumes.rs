@@ -5,9 +5,10 @@ use api::cri;
 use pintle_test::{
     cri::{Client, image_spec, refused},
     images::Image,
-    node::{self, Node},
+    node::{self, Node, Setup},
     registry, world,
 };
+use serde_json::json;
 use tonic::Code;
 
 /// The image, or what is below a path of it, at `/mnt/image`.
@@ -344,6 +345,64 @@ fn pods_share_the_files_of_a_volume() {
             );
         }
         ensure!(seen[0] == seen[1] && seen[1] == seen[2], "{seen:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_pod_uses_only_images_that_its_namespace_permits() {
+    const POLICIES: &str = "/run/test/policies";
+    let config = json!({ "image": { "signature_policy_dir": POLICIES } });
+    world!(Setup::default().config(config), async |node| {
+        // Here already, pulled for anybody.
+        let id_of_image = images(node).await?;
+        let policy = json!({
+            "default": [{ "type": "insecureAcceptAnything" }],
+            "transports": { "docker": { registry::name("tree"): [{ "type": "reject" }] } },
+        });
+        std::fs::create_dir_all(POLICIES)?;
+        world::write(format!("{POLICIES}/closed.json"), policy.to_string())?;
+        let run_in = async |namespace: &str| {
+            let mut config = node.pod_config(namespace)?;
+            config
+                .metadata
+                .get_or_insert_default()
+                .namespace
+                .replace_range(.., namespace);
+            node.run_pod_as(config).await
+        };
+        let (open, closed) = (run_in("open").await?, run_in("closed").await?);
+        // The kubelet names an image by its id, beside what the user wrote.
+        let mut volume = image_mount("tree:latest", "");
+        let spec = volume.image.get_or_insert_default();
+        spec.image.clone_from(&id_of_image);
+        let mounting = with("c", volume);
+        let mut running = node::container("r", node::SLEEP);
+        running.image = Some(image_spec(&registry::name("tree:latest")));
+        let plain = node::container("plain", node::SLEEP);
+        for (pod, config, permitted) in [
+            (&open, &mounting, true),
+            (&open, &plain, true),
+            (&closed, &plain, true),
+            (&closed, &mounting, false),
+            (&closed, &running, false),
+        ] {
+            let made = node.cri().create(&pod.id, config, &pod.config).await;
+            if permitted {
+                made?;
+                continue;
+            }
+            let words = refused(made, Code::Unknown)?;
+            ensure!(
+                words.starts_with("SignatureValidationFailed: ")
+                    && words.contains(&registry::name("tree:latest"))
+                    && words.contains("closed.json"),
+                "{words}"
+            );
+        }
+        // The operator changes it, and the kubelet's next attempt is as good as any.
+        std::fs::remove_file(format!("{POLICIES}/closed.json"))?;
+        node.start_container(&closed, &mounting).await?;
         Ok(())
     });
 }
