@@ -23,6 +23,8 @@ pub(crate) enum Command {
     Config(ConfigArguments),
     /// Look whether this node can run pods, and say what would mend it.
     Check(Json),
+    /// Tell what the running server is doing: pods, operations with their stage and age, pulls with their speed.
+    Status(StatusArguments),
     /// Run one container in a pod of its own, show its output, and take everything down again.
     Run(Box<RunArguments>),
     /// Images: pull, list, inspect, explain, import, export, remove, prune, verify.
@@ -56,6 +58,14 @@ pub(crate) struct Connected {
     /// The server's socket [default: that of the configuration].
     #[arg(long, value_name = "PATH", env = "PINTLE_SOCKET")]
     pub(crate) socket: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArguments {
+    #[command(flatten)]
+    pub(crate) connected: Connected,
+    #[command(flatten)]
+    pub(crate) output: Json,
 }
 
 #[derive(Debug, Args)]

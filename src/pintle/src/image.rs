@@ -4,7 +4,7 @@
 mod credentials;
 mod explain;
 mod list;
-mod progress;
+pub(crate) mod progress;
 mod pull;
 mod store;
 

@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+mod amount;
 mod args;
 mod assemble;
 mod check;
@@ -15,6 +16,7 @@ mod monitor_binary;
 mod print_config;
 mod run;
 mod serve;
+mod status;
 mod version;
 
 use std::process::ExitCode;
@@ -55,6 +57,7 @@ fn run(arguments: &Arguments) -> Result<Exit, Failure> {
             version::print(output);
             Ok(Exit::Passed(0))
         }
+        Command::Status(arguments) => as_client(status::run(config, arguments)),
         Command::Check(output) => as_client(check::run(config, output)),
         Command::Run(arguments) => as_client(run::run(config, arguments)),
         Command::Image(command) => as_client(async {

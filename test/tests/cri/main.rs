@@ -24,5 +24,6 @@ mod sandbox;
 mod security;
 mod speed;
 mod stats;
+mod status;
 mod streaming;
 mod userns;

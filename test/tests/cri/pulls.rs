@@ -22,9 +22,9 @@ const PROXY: &str = "127.0.0.1:5001";
 /// A file for credentials.
 const CREDENTIALS: &str = "/run/test/credentials";
 /// Where the registry behind it listens.
-const BEHIND: &str = "127.0.0.1:5002";
+pub(crate) const BEHIND: &str = "127.0.0.1:5002";
 
-fn setup(image: &Value) -> Setup {
+pub(crate) fn setup(image: &Value) -> Setup {
     Setup::default()
         .config(json!({ "image": { "registries": { PROXY: { "plain_http": true } } } }))
         .config(json!({ "image": image }))
@@ -45,7 +45,7 @@ fn noise(seed: u64, count: usize) -> Vec<u8> {
 }
 
 /// A registry of one image, `large:latest`, of layers of so many MiB; and the bytes of these layers.
-async fn registry_with(layers: &[usize]) -> Result<(registry::Registry, u64)> {
+pub(crate) async fn registry_with(layers: &[usize]) -> Result<(registry::Registry, u64)> {
     let dir = Path::new(places::SCRATCH).join("large");
     let registry = registry::Registry::serve(&dir, BEHIND, false).await?;
     let mut tars = Vec::new();

@@ -4,6 +4,8 @@ use std::fmt::Write;
 
 use api::{admin::ImageDetails, cri};
 
+use crate::amount::size;
+
 /// Columns: name, id, bytes on the disk, bytes that a removal gives back; one line per name, so that each can be copied.
 pub(super) fn table(images: &[ImageDetails]) -> String {
     let head = ["IMAGE", "ID", "SIZE", "RECLAIMABLE"].map(str::to_owned);
@@ -80,40 +82,11 @@ fn short(id: &str) -> &str {
     hex.get(..12).unwrap_or(hex)
 }
 
-/// With one decimal, in the greatest unit that leaves a number from 1 on.
-pub(super) fn size(bytes: u64) -> String {
-    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
-    if bytes < 1024 {
-        return format!("{bytes} B");
-    }
-    // Tenths of a unit, in whole numbers.
-    let mut tenths = u128::from(bytes) * 10 / 1024;
-    let mut unit = 0;
-    while tenths >= 10 * 1024 && unit + 1 < UNITS.len() {
-        tenths /= 1024;
-        unit += 1;
-    }
-    format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
-}
-
 #[cfg(test)]
 mod tests {
     use api::{admin::ImageDetails, cri};
-    use rstest::rstest;
 
-    use super::{names, size, table};
-
-    #[rstest]
-    #[case(0, "0 B")]
-    #[case(1023, "1023 B")]
-    #[case(1024, "1.0 KiB")]
-    #[case(1536, "1.5 KiB")]
-    #[case((1 << 20) - 1, "1023.9 KiB")]
-    #[case(5 << 30, "5.0 GiB")]
-    #[case(u64::MAX, "16777215.9 TiB")]
-    fn sizes(#[case] bytes: u64, #[case] expected: &str) {
-        assert_eq!(size(bytes), expected);
-    }
+    use super::{names, table};
 
     #[test]
     fn a_line_per_name() {

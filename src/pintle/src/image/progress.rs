@@ -4,11 +4,13 @@ use std::fmt::Write as _;
 
 use api::admin::{LayerState, PullProgress};
 
+use crate::amount::size;
+
 /// Characters of the bar.
 const BAR: usize = 24;
 
 /// `[######------]  25%  12.0 MiB of 48.0 MiB  3.1 MiB/s  2 of 5 layers  registry.example`, cut to a width.
-pub(super) fn line(progress: &PullProgress, width: usize) -> String {
+pub(crate) fn line(progress: &PullProgress, width: usize) -> String {
     if progress.layers.is_empty() {
         return clip("asking the registry…", width);
     }
@@ -51,7 +53,7 @@ pub(super) fn line(progress: &PullProgress, width: usize) -> String {
 }
 
 /// One object of the JSON lines.
-pub(super) fn json(progress: &PullProgress) -> serde_json::Value {
+pub(crate) fn json(progress: &PullProgress) -> serde_json::Value {
     let layers: Vec<serde_json::Value> = progress
         .layers
         .iter()
@@ -74,23 +76,6 @@ pub(super) fn json(progress: &PullProgress) -> serde_json::Value {
         })
         .collect();
     serde_json::json!({ "reference": progress.reference, "layers": layers })
-}
-
-fn size(bytes: u64) -> String {
-    let (mut whole, mut rest, mut unit) = (bytes, 0, 0);
-    while whole >= 1024 && unit < 4 {
-        rest = whole % 1024;
-        whole /= 1024;
-        unit += 1;
-    }
-    match unit {
-        0 => format!("{whole} B"),
-        unit => format!(
-            "{whole}.{} {}",
-            rest * 10 / 1024,
-            ["KiB", "MiB", "GiB", "TiB"][unit - 1]
-        ),
-    }
 }
 
 fn clip(text: &str, width: usize) -> String {

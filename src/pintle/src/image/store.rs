@@ -13,7 +13,8 @@ use api::{
 use serde_json::{Value, json as json_of};
 use tonic::{Streaming, transport::Channel};
 
-use super::list::{names_of, size};
+use super::list::names_of;
+use crate::amount::size;
 use crate::{
     client::{Asked, ClientError},
     exit::{Exit, Failure, OrExit},
