@@ -2,15 +2,22 @@
 //!
 //! A container can nest directories far deeper than a path or a stack of descriptors can hold. So deleting goes down only
 //! so far, and hangs what is deeper up at the top, to be deleted from there.
+//!
+//! A store has one thread for that, which ends with the store: between two files if need be. What it did not come to is
+//! where the next store looks first.
 
 use std::{
     collections::VecDeque,
     ffi::CString,
-    io,
+    fmt, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
-    sync::mpsc::{self, Sender},
-    thread,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, Receiver, Sender},
+    },
+    thread::{self, JoinHandle},
 };
 
 use rustix::{
@@ -66,8 +73,8 @@ impl Open {
 }
 
 /// Removes what `name` names in the directory `parent`, and everything below it. Tells what that took; a file with
-/// further names elsewhere counts nothing.
-pub(crate) fn remove_at(parent: BorrowedFd<'_>, name: &[u8]) -> Result<Usage, Errno> {
+/// further names elsewhere counts nothing. `CANCELED` when `stop` was set meanwhile: then only a part is gone.
+fn remove_at(parent: BorrowedFd<'_>, name: &[u8], stop: &AtomicBool) -> Result<Usage, Errno> {
     let name = CString::new(name).map_err(|_| Errno::INVAL)?;
     let mut gone = Usage::default();
     match unlink(parent, &name, &mut gone) {
@@ -77,10 +84,11 @@ pub(crate) fn remove_at(parent: BorrowedFd<'_>, name: &[u8]) -> Result<Usage, Er
     // What was too deep to reach, by its name in the top directory.
     let mut hung_up = VecDeque::new();
     let top = open_dir(parent, &name)?;
-    empty(&top, rustix::io::dup(&top)?, &mut hung_up, &mut gone)?;
+    let dir = rustix::io::dup(&top)?;
+    empty(&top, dir, &mut hung_up, &mut gone, stop)?;
     while let Some(name) = hung_up.pop_front() {
         let dir = open_dir(&top, &name)?;
-        empty(&top, dir, &mut hung_up, &mut gone)?;
+        empty(&top, dir, &mut hung_up, &mut gone, stop)?;
         remove_empty(&top, &name, &mut gone)?;
     }
     remove_empty(parent, &name, &mut gone)?;
@@ -127,9 +135,13 @@ fn empty(
     dir: OwnedFd,
     hung_up: &mut VecDeque<CString>,
     gone: &mut Usage,
+    stop: &AtomicBool,
 ) -> Result<(), Errno> {
     let mut stack = vec![Open::new(dir, CString::default())?];
     while let Some(current) = stack.last_mut() {
+        if stop.load(Ordering::Relaxed) {
+            return Err(Errno::CANCELED);
+        }
         match current.next() {
             Some(Ok((name, kind))) => {
                 if kind != FileType::Directory {
@@ -178,14 +190,14 @@ pub(crate) fn fresh_name(prefix: &str) -> String {
     format!("{prefix}-{}", &id.as_str()[..16])
 }
 
-/// The directory to which things are moved that are to be deleted, and the thread that deletes them.
+/// The directory to which things are moved that are to be deleted, and the thread that deletes them. Clones are one trash;
+/// the thread ends with the last of them.
 #[derive(Clone, Debug)]
 pub(crate) struct Trash {
     dir: PathBuf,
-    thread: Sender<Job>,
+    thread: Arc<Deleter>,
 }
 
-#[derive(Debug)]
 enum Job {
     Delete(PathBuf),
     Answer(Sender<()>),
@@ -194,22 +206,9 @@ enum Job {
 impl Trash {
     /// Starts the thread, and gives it everything that is in `dir`.
     pub(crate) fn open(dir: &Path) -> Result<Self, StorageError> {
-        let (sender, inbox) = mpsc::channel();
-        thread::Builder::new()
-            .name("trash".to_owned())
-            .spawn(move || {
-                while let Ok(job) = inbox.recv() {
-                    match job {
-                        Job::Delete(path) => delete(&path),
-                        // Nobody may be waiting any more.
-                        Job::Answer(waiting) => drop(waiting.send(())),
-                    }
-                }
-            })
-            .map_err(StorageError::Thread)?;
         let trash = Self {
             dir: dir.to_owned(),
-            thread: sender,
+            thread: Arc::new(Deleter::start()?),
         };
         for entry in std::fs::read_dir(dir).map_err(StorageError::io("list", dir))? {
             let entry = entry.map_err(StorageError::io("list", dir))?;
@@ -233,28 +232,96 @@ impl Trash {
 
     /// Has something deleted that is in the directory already.
     pub(crate) fn delete(&self, path: PathBuf) {
-        // Were the thread gone, the next start would delete it.
-        let _ = self.thread.send(Job::Delete(path));
+        self.thread.give(Job::Delete(path));
     }
 
     /// Waits until everything is deleted that was given so far.
     pub(crate) fn settle(&self) {
         let (done, wait) = mpsc::channel();
-        if self.thread.send(Job::Answer(done)).is_ok() {
-            // An error means that the thread is gone, and there is nothing to wait for.
-            let _ = wait.recv();
+        self.thread.give(Job::Answer(done));
+        // An error means that the thread is gone, and there is nothing to wait for.
+        let _ = wait.recv();
+    }
+}
+
+/// The thread. It holds nothing of the store, so that the store's end is never up to it.
+struct Deleter {
+    /// `None` once it ends.
+    inbox: Option<Sender<Job>>,
+    stop: Arc<AtomicBool>,
+    /// `None` once it has ended.
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Deleter {
+    fn start() -> Result<Self, StorageError> {
+        let (sender, jobs) = mpsc::channel();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = thread::Builder::new()
+            .name("trash".to_owned())
+            .spawn(move || work_off(&jobs, &stopped))
+            .map_err(StorageError::Thread)?;
+        Ok(Self {
+            inbox: Some(sender),
+            stop,
+            thread: Some(thread),
+        })
+    }
+
+    fn give(&self, job: Job) {
+        if let Some(inbox) = &self.inbox {
+            // Were the thread gone, the next start would delete it.
+            let _ = inbox.send(job);
         }
     }
 }
 
-fn delete(path: &Path) {
+impl fmt::Debug for Deleter {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Deleter")
+    }
+}
+
+impl Drop for Deleter {
+    /// Waits for one file at most: what is not deleted by now is left to the next start.
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        // Wakes the thread if it waits for work.
+        self.inbox = None;
+        if let Some(thread) = self.thread.take() {
+            // An error is a panic, which was told of when it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn work_off(jobs: &Receiver<Job>, stop: &AtomicBool) {
+    while let Ok(job) = jobs.recv() {
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+        match job {
+            Job::Delete(path) => delete(&path, stop),
+            // Nobody may be waiting any more.
+            Job::Answer(waiting) => drop(waiting.send(())),
+        }
+    }
+}
+
+fn delete(path: &Path, stop: &AtomicBool) {
     let parent = path.parent().unwrap_or(Path::new("/"));
     let name = path.file_name().unwrap_or_default();
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let result = rustix::fs::open(parent, flags, Mode::empty())
-        .and_then(|parent| remove_at(parent.as_fd(), std::os::unix::ffi::OsStrExt::as_bytes(name)));
-    if let Err(errno) = result {
-        tracing::warn!(path = %path.display(), error = %io::Error::from(errno), "cannot delete; the next start tries again");
+    let result = rustix::fs::open(parent, flags, Mode::empty()).and_then(|parent| {
+        let name = std::os::unix::ffi::OsStrExt::as_bytes(name);
+        remove_at(parent.as_fd(), name, stop)
+    });
+    match result {
+        Ok(_) | Err(Errno::CANCELED) => {}
+        Err(errno) => {
+            tracing::warn!(path = %path.display(), error = %io::Error::from(errno), "cannot delete; the next start tries again");
+        }
     }
 }
 

@@ -54,15 +54,15 @@ fn links_are_not_followed() {
     assert_eq!(measure(&tree).unwrap().usage.inodes, 4);
     assert!(measure(&tree).unwrap().usage.bytes < 50_000);
     let top = rustix::fs::openat(CWD, dir.path(), OFlags::PATH, Mode::empty()).unwrap();
-    remove_at(top.as_fd(), b"tree").unwrap();
+    remove_at(top.as_fd(), b"tree", &AtomicBool::new(false)).unwrap();
     assert!(!tree.exists());
     assert!(outside.join("file").exists());
     // Of a link it is the link that goes.
     symlink(&outside, dir.path().join("link")).unwrap();
-    remove_at(top.as_fd(), b"link").unwrap();
+    remove_at(top.as_fd(), b"link", &AtomicBool::new(false)).unwrap();
     assert!(!dir.path().join("link").is_symlink());
     assert!(outside.join("file").exists());
-    remove_at(top.as_fd(), b"never-there").unwrap();
+    remove_at(top.as_fd(), b"never-there", &AtomicBool::new(false)).unwrap();
 }
 
 #[test]
@@ -83,4 +83,50 @@ fn leftovers_are_deleted_at_the_start() {
     let trash = Trash::open(dir.path()).unwrap();
     trash.settle();
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn the_thread_ends_with_its_last_trash_and_leaves_the_rest_to_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let trash = Trash::open(dir.path()).unwrap();
+    for tree in 0..8 {
+        let tree = dir.path().join(format!("tree-{tree}"));
+        for folder in 0..8 {
+            let folder = tree.join(folder.to_string());
+            fs::create_dir_all(&folder).unwrap();
+            for file in 0..64 {
+                fs::write(folder.join(file.to_string()), "").unwrap();
+            }
+        }
+        trash.delete(tree);
+    }
+    let clone = trash.clone();
+    let running = Arc::downgrade(&trash.thread);
+    drop(trash);
+    // A clone keeps it.
+    let running = running.upgrade().unwrap();
+    assert!(!running.stop.load(Ordering::Relaxed));
+    let stop = Arc::clone(&running.stop);
+    drop((running, clone));
+    // The flag is shared by the thread and its owner, neither of which is left.
+    assert_eq!(Arc::strong_count(&stop), 1);
+    assert!(stop.load(Ordering::Relaxed));
+
+    let next = Trash::open(dir.path()).unwrap();
+    next.settle();
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_removal_stops_between_two_files_and_can_be_taken_up_again() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir_all(dir.path().join("tree/sub")).unwrap();
+    fs::write(dir.path().join("tree/sub/file"), "").unwrap();
+    let top = rustix::fs::openat(CWD, dir.path(), OFlags::PATH, Mode::empty()).unwrap();
+    let stop = AtomicBool::new(true);
+    assert_eq!(remove_at(top.as_fd(), b"tree", &stop), Err(Errno::CANCELED));
+    assert!(dir.path().join("tree/sub/file").exists());
+    stop.store(false, Ordering::Relaxed);
+    remove_at(top.as_fd(), b"tree", &stop).unwrap();
+    assert!(!dir.path().join("tree").exists());
 }
