@@ -14,6 +14,8 @@
 
 mod error;
 mod file;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod helper;
 mod keyring;
 mod look;

@@ -16,10 +16,33 @@ use crate::image::ParsedConfig;
 use crate::manifest::{self, Document};
 use crate::reference::Reference;
 
-/// Longest message of an error, which ends in a pod's events.
-const WORDS_MAX_BYTES: usize = 2000;
+pub use crate::credentials::fuzz::auth_json;
+pub use crate::sources::fuzz::{hosts_toml, registries_conf};
+pub use crate::trust::fuzz::policy_json;
 
-fn check(error: &ImageError) {
+/// Longest message of an error, which ends in a pod's events.
+pub(crate) const WORDS_MAX_BYTES: usize = 2000;
+
+/// What the operator's files are asked about: every kind of host and target.
+pub(crate) fn references() -> Vec<Reference> {
+    const DIGEST: &str = "@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    let texts = [
+        "busybox".to_owned(),
+        format!("docker.io/team/app:1{DIGEST}"),
+        "r.example/team/app:1".to_owned(),
+        format!("r.example/team/app{DIGEST}"),
+        "a.b.r.example:5000/app:1".to_owned(),
+        "localhost:5000/app".to_owned(),
+        "[::1]:5000/app:1".to_owned(),
+        "127.0.0.1/app:1".to_owned(),
+    ];
+    texts
+        .iter()
+        .map(|text| Reference::parse(text).expect("a reference"))
+        .collect()
+}
+
+pub(crate) fn check(error: &ImageError) {
     let words = error.to_string();
     assert!(!words.is_empty());
     assert!(words.len() <= WORDS_MAX_BYTES, "{words}");
@@ -120,11 +143,16 @@ mod test {
     fn every_seed_passes() {
         let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../test/fuzz/seeds");
         let folder = std::env::temp_dir();
-        let targets: [Target<'_>; 4] = [
+        let policy = tempfile::tempdir().unwrap();
+        let targets: [Target<'_>; 8] = [
             ("reference", &reference),
             ("manifest", &manifest),
             ("image_config", &config),
             ("image_archive", &|bytes| archive(bytes, &folder)),
+            ("registries_conf", &registries_conf),
+            ("hosts_toml", &hosts_toml),
+            ("policy_json", &|bytes| policy_json(bytes, policy.path())),
+            ("auth_json", &auth_json),
         ];
         for (name, target) in targets {
             let mut count = 0;

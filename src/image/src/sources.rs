@@ -17,6 +17,8 @@
 mod document;
 mod explain;
 mod files;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod hosts_toml;
 pub(crate) mod plan;
 mod proxy;

@@ -21,6 +21,8 @@
 mod bounded;
 mod document;
 mod evidence;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod identity;
 mod lookaside;
 mod openpgp;

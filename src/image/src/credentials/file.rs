@@ -1,5 +1,6 @@
 //! Authentication files, in the form that Docker, podman and Kubernetes share: `auths` by registry or by path on one,
-//! `credHelpers` by registry, `credsStore` for the rest.
+//! `credHelpers` by registry, `credsStore` for the rest. Also the form before that, `.dockercfg`: what stands in `auths` is
+//! the whole of it.
 //!
 //! A file is read when a pull needs it and forgotten with that pull. It holds secrets of many registries, so nothing of
 //! its text reaches a message: serde's own words quote values.
@@ -13,6 +14,7 @@ use std::sync::Arc;
 
 use rustix::fs::OFlags;
 use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::error::Category;
 use state::Digest;
 use zeroize::Zeroizing;
@@ -87,6 +89,56 @@ struct Entry {
     registrytoken: Secret,
 }
 
+/// A `.dockercfg`: entries by registry, and nothing around them. Members whose names are none of a registry are passed over,
+/// for they are what a newer file without credentials has.
+#[derive(Debug, Default)]
+struct Legacy(BTreeMap<String, Option<Entry>>);
+
+impl<'de> Deserialize<'de> for Legacy {
+    // By hand, since whatever serde would sort out by itself it would copy, secrets and all.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+
+        impl<'de> Visitor<'de> for Members {
+            type Value = Legacy;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("entries by registry")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Legacy, A::Error> {
+                let mut entries = BTreeMap::new();
+                while let Some(key) = members.next_key::<String>()? {
+                    if Place::parse(&key).is_some_and(|place| place.is_plain()) {
+                        entries.insert(key, members.next_value()?);
+                    } else {
+                        members.next_value::<IgnoredAny>()?;
+                    }
+                }
+                Ok(Legacy(entries))
+            }
+        }
+
+        deserializer.deserialize_map(Members)
+    }
+}
+
+impl Document {
+    fn parse(text: &[u8]) -> Result<Self, serde_json::Error> {
+        let document: Self = serde_json::from_slice(text)?;
+        let says_nothing =
+            document.auths.is_none() && document.helpers.is_none() && document.store.is_none();
+        if !says_nothing {
+            return Ok(document);
+        }
+        let Legacy(entries) = serde_json::from_slice(text)?;
+        Ok(Self {
+            auths: Some(entries),
+            ..document
+        })
+    }
+}
+
 impl AuthFile {
     /// Reads a file; `None` if there is none. `helpers` says whether it may name helpers. Blocks. Also tells what the
     /// file system says of it.
@@ -127,20 +179,24 @@ impl AuthFile {
         Ok(Some((Self::parse(path, &text, helpers)?, metadata)))
     }
 
-    fn parse(path: &Path, text: &[u8], helpers: bool) -> Result<Self, NodeCredentialsError> {
-        let document =
-            serde_json::from_slice(text).map_err(|error| NodeCredentialsError::Malformed {
-                file: path.to_owned(),
-                line: error.line(),
-                column: error.column(),
-                problem: match error.classify() {
-                    Category::Eof => "the JSON ends too early",
-                    Category::Data => {
-                        "a value of another kind than an authentication file has here, or a key twice"
-                    }
-                    Category::Syntax | Category::Io => "not JSON",
-                },
-            })?;
+    /// Reads what a file holds.
+    pub(super) fn parse(
+        path: &Path,
+        text: &[u8],
+        helpers: bool,
+    ) -> Result<Self, NodeCredentialsError> {
+        let document = Document::parse(text).map_err(|error| NodeCredentialsError::Malformed {
+            file: path.to_owned(),
+            line: error.line(),
+            column: error.column(),
+            problem: match error.classify() {
+                Category::Eof => "the JSON ends too early",
+                Category::Data => {
+                    "a value of another kind than an authentication file has here, or a key twice"
+                }
+                Category::Syntax | Category::Io => "not JSON",
+            },
+        })?;
         Ok(Self {
             path: path.into(),
             digest: Digest::sha256_of(text),

@@ -88,6 +88,41 @@ fn helpers_are_for_the_node_only() {
     );
 }
 
+// The form of before 2015, and what Kubernetes has in secrets of the type `kubernetes.io/dockercfg`.
+const LEGACY: &str = r#"{
+    "https://index.docker.io/v1/": {"auth": "dTpw", "email": "x@example"},
+    "quay.io/team": {"username": "v", "password": "q"},
+    "localhost:5000": {"auth": "dTpw"},
+    "empty.example": {},
+    "null.example": null
+}"#;
+
+#[rstest]
+#[case("docker.io", "library/busybox", &["https://index.docker.io/v1/ Basic dTpw"])]
+#[case("quay.io", "team/app", &["quay.io/team Basic djpx"])]
+#[case("quay.io", "other/app", &[])]
+#[case("localhost:5000", "app", &["localhost:5000 Basic dTpw"])]
+#[case("empty.example", "app", &[])]
+#[case("null.example", "app", &[])]
+fn files_of_long_ago_are_read(
+    #[case] host: &str,
+    #[case] repository: &str,
+    #[case] expected: &[&str],
+) {
+    assert_eq!(found(LEGACY, host, repository), expected);
+}
+
+#[rstest]
+// What stands beside `auths` was never an entry.
+#[case(r#"{"auths": {}, "quay.io": {"auth": "dTpw"}}"#)]
+#[case(r#"{"auths": {}, "quay.io": "dTpw"}"#)]
+#[case(r#"{"credHelpers": {}, "quay.io": {"auth": "dTpw"}}"#)]
+// A new file in which nobody has logged in.
+#[case(r#"{"HttpHeaders": {"User-Agent": "x"}, "detachKeys": "ctrl-q", "plugins": {"auth": {"a": "b"}}}"#)]
+fn newer_files_are_not_taken_for_them(#[case] text: &str) {
+    assert_eq!(found(text, "quay.io", "a"), Vec::<String>::new());
+}
+
 #[rstest]
 #[case("{}")]
 #[case(r#"{"auths": null, "credHelpers": null, "credsStore": null}"#)]
@@ -109,6 +144,8 @@ fn files_without_entries_have_none(#[case] text: &str) {
     "another kind"
 )]
 #[case("{\"credsStore\": {\"hunter2\": 1}}", 1, 15, "another kind")]
+#[case("{\"quay.io\": \"hunter2\"}", 1, 22, "another kind")]
+#[case("{\"quay.io\": {\"auth\": 7}}", 1, 22, "another kind")]
 #[case("{} hunter2", 1, 4, "not JSON")]
 #[case("[\"hunter2\"]", 1, 10, "another kind")]
 fn what_is_wrong_is_told_by_its_place_and_not_repeated(

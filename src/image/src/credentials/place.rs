@@ -50,6 +50,11 @@ impl Place {
         &self.host
     }
 
+    /// Whether the key can be meant for nothing but a registry, as other words of a file could be.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.host == "localhost" || self.host.contains(['.', ':'])
+    }
+
     /// Whether a repository belongs here, and how closely: the length of the path that says so. The longest wins.
     pub(crate) fn covers(&self, host: &str, repository: &str) -> Option<usize> {
         if self.host != host {

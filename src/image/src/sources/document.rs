@@ -115,7 +115,7 @@ impl Place {
 #[derive(Debug)]
 pub(super) struct Section<'d, 't> {
     document: &'d Document<'t>,
-    /// Dotted, empty for the root.
+    /// Dotted, as people may be told it, empty for the root.
     name: String,
     at: usize,
     entries: Vec<(Spanned<DeString<'t>>, Value<'t>)>,
@@ -135,8 +135,9 @@ impl<'d, 't> Section<'d, 't> {
     }
 
     fn path(&self, key: &str) -> String {
+        let key = told(key);
         if self.name.is_empty() {
-            key.to_owned()
+            key
         } else {
             format!("{}.{key}", self.name)
         }
@@ -144,7 +145,7 @@ impl<'d, 't> Section<'d, 't> {
 
     fn wrong(&self, key: &str, value: &Value<'t>, expected: &str) -> SourcesError {
         let found = match value.get_ref() {
-            DeValue::String(text) => format!("\"{}\"", clip(text, QUOTED_CHARACTERS)),
+            DeValue::String(text) => format!("\"{}\"", told(text)),
             DeValue::Array(_) => "an array".to_owned(),
             DeValue::Table(_) => "a table".to_owned(),
             other => format!("a value of the type {}", other.type_str()),
@@ -314,7 +315,7 @@ impl<'d, 't> Section<'d, 't> {
     /// Warns of the keys that nobody took.
     pub(super) fn finish(self) {
         for name in self.names() {
-            let path = clip(&self.path(&name.value), QUOTED_CHARACTERS);
+            let path = self.path(&name.value);
             self.warn(&name.place, format_args!("unknown key `{path}` is ignored"));
         }
     }
@@ -331,6 +332,15 @@ impl<'d, 't> Section<'d, 't> {
             Some(value) => self.wrong(key, &value, expected),
             None => self.place().wrong(format!("`{key}` has to be {expected}")),
         }
+    }
+}
+
+/// What an error message repeats of a text that may be long, or a URL with a user and a password: neither all of it, nor what
+/// stands in front of an at sign.
+pub(super) fn told(text: &str) -> String {
+    match text.rsplit_once('@') {
+        Some((_, rest)) => format!("…@{}", clip(rest, QUOTED_CHARACTERS)),
+        None => clip(text, QUOTED_CHARACTERS),
     }
 }
 

@@ -8,7 +8,7 @@ use http::{HeaderName, HeaderValue};
 use reqwest::Url;
 
 use super::SourcesError;
-use super::document::{At, Document, Place, Section};
+use super::document::{At, Document, Place, Section, told};
 use super::plan::{Identity, Scheme, Tls};
 use crate::reference::{clip, is_registry_host};
 
@@ -135,7 +135,7 @@ fn host(
 }
 
 fn base_url(text: &At<String>, override_path: bool) -> Result<BaseUrl, SourcesError> {
-    let quoted = clip(&text.value, QUOTED_CHARACTERS);
+    let quoted = told(&text.value);
     let wrong = |why: &str| text.place.wrong(format!("\"{quoted}\" {why}"));
     let whole = if text.value.contains("://") {
         text.value.clone()

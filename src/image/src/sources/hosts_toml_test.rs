@@ -119,6 +119,14 @@ fn an_empty_file_means_the_registry_itself() {
     "server = 'https://u:p4ss@r.example'",
     "must not hold a user and a password"
 )]
+#[case(
+    "server = 'https://u:p4ss@r.example:99999'",
+    "\"…@r.example:99999\" is not a URL"
+)]
+#[case(
+    "[host.'https://u:p4ss@r.example']\ncapabilities = 'https://u:p4ss@r.example'",
+    "`host.…@r.example.capabilities` has to be an array of texts, not \"…@r.example\""
+)]
 #[case("server = 'https://r.example/?x=1'", "has more than a scheme")]
 #[case(
     "[host]\n'https://r.example' = true",

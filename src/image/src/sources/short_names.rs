@@ -12,6 +12,8 @@ use crate::reference::{Reference, ReferenceError, clip, has_host};
 
 /// How much of a name an error message repeats, in characters.
 const QUOTED_CHARACTERS: usize = 80;
+/// How much of what a name may stand for an error message lists, in characters.
+const LISTED_CHARACTERS: usize = 800;
 
 /// The part of `registries.conf` that gives short names their meaning. Small, and kept in memory: questions for images by
 /// short names are answered without a look at files.
@@ -106,7 +108,7 @@ impl Meaning {
         let names: Vec<String> = self.references.iter().map(Reference::name).collect();
         Err(SourcesError::Ambiguous {
             name: clip(text, QUOTED_CHARACTERS),
-            candidates: names.join(", "),
+            candidates: clip(&names.join(", "), LISTED_CHARACTERS),
             place: self.from.unwrap_or_default(),
         })
     }
