@@ -7,6 +7,7 @@
 //! | `file` | authentication files: `auths`, `credHelpers`, `credsStore` |
 //! | `helper` | running `docker-credential-NAME` |
 //! | `keyring` | whose credentials a pull uses, and who may share it |
+//! | `named` | a file that somebody names for one pull |
 //! | `look` | what is wrong with files, before a pull needs them |
 //!
 //! Credentials are equal when every part is equal; a pull is shared only by callers with equal credentials, so no one
@@ -19,6 +20,7 @@ pub(crate) mod fuzz;
 mod helper;
 mod keyring;
 mod look;
+mod named;
 mod place;
 mod secret;
 
@@ -31,8 +33,10 @@ use zeroize::Zeroizing;
 use crate::reference::clip;
 
 pub use error::{HelperFault, NodeCredentialsError};
+pub use file::MAX_FILE_BYTES as MAX_AUTH_FILE_BYTES;
 pub(crate) use keyring::{Keyring, Login, NodeCredentials, Scope};
 pub use look::{AuthFileProblem, AuthFileState};
+pub use named::Revealed;
 use place::Place;
 pub(crate) use secret::Secret;
 

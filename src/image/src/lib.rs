@@ -54,7 +54,7 @@ pub use config::{
 };
 pub use credentials::{
     AuthFileProblem, AuthFileState, Credentials, CredentialsError, HelperFault,
-    NodeCredentialsError,
+    MAX_AUTH_FILE_BYTES, NodeCredentialsError, Revealed,
 };
 pub use error::ImageError;
 pub use image::{Image, ImageRunConfig};

@@ -152,8 +152,8 @@ pub(crate) enum ImageCommand {
         connected: Connected,
         /// The image: a reference.
         image: String,
-        /// What the registry is shown: a file with one line USER:PASSWORD, or an auth.json; - is standard input [default: what
-        /// the node has].
+        /// What the registry is shown: a file with one line USER:PASSWORD, an auth.json or Docker's configuration; - is standard
+        /// input [default: what the node has].
         #[arg(long, value_name = "FILE")]
         creds_file: Option<PathBuf>,
         /// Show no progress.

@@ -109,7 +109,7 @@ pub(crate) async fn run(config_file: Option<&Path>, command: &ImageCommand) -> R
             json,
         } => {
             let auth = match creds_file {
-                Some(file) => Some(credentials::read(file, image).or_exit(Exit::Usage)?),
+                Some(file) => Some(credentials::read(file, image).await.or_exit(Exit::Usage)?),
                 None => None,
             };
             let output = pull::Output::of(*quiet, *json);

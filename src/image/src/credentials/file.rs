@@ -25,8 +25,8 @@ use super::place::{DOCKER, DOCKER_LEGACY_URL, Place};
 use super::secret::Secret;
 use crate::reference::clip;
 
-/// The largest file that is read, in bytes.
-pub(super) const MAX_FILE_BYTES: usize = 1 << 20;
+/// The largest authentication file that is read, in bytes.
+pub const MAX_FILE_BYTES: usize = 1 << 20;
 /// How much of a key is repeated, in characters.
 const QUOTED_CHARACTERS: usize = 120;
 

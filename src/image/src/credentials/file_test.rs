@@ -144,7 +144,7 @@ fn files_without_entries_have_none(#[case] text: &str) {
     "another kind"
 )]
 #[case("{\"credsStore\": {\"hunter2\": 1}}", 1, 15, "another kind")]
-#[case("{\"quay.io\": \"hunter2\"}", 1, 22, "another kind")]
+#[case("{\"quay.io\": \"hunter2\"}", 1, 21, "another kind")]
 #[case("{\"quay.io\": {\"auth\": 7}}", 1, 22, "another kind")]
 #[case("{} hunter2", 1, 4, "not JSON")]
 #[case("[\"hunter2\"]", 1, 10, "another kind")]

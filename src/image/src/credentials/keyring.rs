@@ -117,6 +117,15 @@ pub(crate) struct Keyring {
 }
 
 impl Keyring {
+    /// What stands in one file, and nothing else.
+    pub(super) fn of_file(file: AuthFile, helpers: Helpers) -> Self {
+        Self {
+            given: None,
+            files: vec![file],
+            helpers: Arc::new(helpers),
+        }
+    }
+
     pub(crate) fn scope(&self) -> Scope {
         match &self.given {
             Some(credentials) => Scope::Given(credentials.clone()),

@@ -1,17 +1,19 @@
 //! Credentials out of a file that the operator names.
 
 use std::{
-    collections::BTreeMap,
     fs::File,
     io::{self, Read},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use api::cri::AuthConfig;
-use serde::Deserialize;
+use image::{Credentials, MAX_AUTH_FILE_BYTES, NodeCredentialsError, Reference, Revealed};
 
-/// Largest file that is read.
-const MAX_BYTES: u64 = 1 << 20;
+/// What messages call `-`.
+const STANDARD_INPUT: &str = "standard input";
+/// How long a credential helper of the file may take: it may ask the operator something.
+const HELPER_LIMIT: Duration = Duration::from_mins(1);
 
 /// Why there are none.
 #[derive(Debug, thiserror::Error)]
@@ -25,7 +27,7 @@ pub(super) enum CredentialsError {
         source: io::Error,
     },
     /// It is neither form. Its contents are not repeated.
-    #[error("{path} is neither one line USER:PASSWORD nor an auth.json with \"auths\"", path = .path.display())]
+    #[error("{path} is neither one line USER:PASSWORD nor an authentication file in JSON", path = .path.display())]
     Form {
         /// The file.
         path: PathBuf,
@@ -36,149 +38,146 @@ pub(super) enum CredentialsError {
         /// The file.
         path: PathBuf,
         /// The image.
-        image: String,
+        image: Reference,
     },
+    /// It is an authentication file, and something is wrong with it or with a helper that it names.
+    #[error(transparent)]
+    File(#[from] NodeCredentialsError),
     /// The image's name is none.
     #[error(transparent)]
-    Image(#[from] image::ImageError),
-}
-
-/// What `docker login` and `skopeo login` write. Has no Debug: it holds secrets.
-#[derive(Deserialize)]
-struct AuthFile {
-    auths: BTreeMap<String, Entry>,
-}
-
-#[derive(Deserialize)]
-struct Entry {
-    #[serde(default)]
-    auth: String,
-    #[serde(default, rename = "identitytoken")]
-    identity_token: String,
-    #[serde(default, rename = "registrytoken")]
-    registry_token: String,
+    Image(#[from] image::ReferenceError),
 }
 
 /// What a file has for the registry of an image.
-pub(super) fn read(path: &Path, image: &str) -> Result<AuthConfig, CredentialsError> {
+pub(super) async fn read(path: &Path, image: &str) -> Result<AuthConfig, CredentialsError> {
+    let image = Reference::parse(image)?;
+    let from_stdin = path == Path::new("-");
+    let name = if from_stdin {
+        Path::new(STANDARD_INPUT)
+    } else {
+        path
+    };
     let unreadable = |source| CredentialsError::Read {
-        path: path.to_owned(),
+        path: name.to_owned(),
         source,
     };
-    let mut text = String::new();
-    let input: Box<dyn Read> = if path == Path::new("-") {
+    let input: Box<dyn Read> = if from_stdin {
         Box::new(io::stdin())
     } else {
         Box::new(File::open(path).map_err(unreadable)?)
     };
+    let mut text = Vec::new();
+    // One byte more tells that there is more than is allowed.
     input
-        .take(MAX_BYTES)
-        .read_to_string(&mut text)
+        .take(MAX_AUTH_FILE_BYTES as u64 + 1)
+        .read_to_end(&mut text)
         .map_err(unreadable)?;
-    let name = image::normal_reference(image)?;
-    match parse(&text, &name) {
-        Ok(Some(auth)) => Ok(auth),
-        Ok(None) => Err(CredentialsError::None {
-            path: path.to_owned(),
-            image: name,
-        }),
-        Err(BadForm) => Err(CredentialsError::Form {
-            path: path.to_owned(),
-        }),
-    }
-}
-
-/// The text is of neither form.
-struct BadForm;
-
-/// What a text has for the image of this normal name.
-fn parse(text: &str, name: &str) -> Result<Option<AuthConfig>, BadForm> {
-    if text.trim_start().starts_with('{') {
-        // What serde says could repeat a secret.
-        let file: AuthFile = serde_json::from_str(text).map_err(|_| BadForm)?;
-        return Ok(choose(file, name));
-    }
-    let mut lines = text.lines();
-    let first = lines.next().and_then(|line| line.split_once(':'));
-    let (username, password) = first.ok_or(BadForm)?;
-    let alone = lines.all(|line| line.trim().is_empty());
-    if !alone || username.is_empty() {
-        return Err(BadForm);
-    }
-    Ok(Some(AuthConfig {
+    let found = if text.trim_ascii_start().starts_with(b"{") {
+        Credentials::in_auth_file(name, &text, &image, HELPER_LIMIT).await?
+    } else {
+        let credentials = one_line(&text).ok_or_else(|| CredentialsError::Form {
+            path: name.to_owned(),
+        })?;
+        Some(credentials)
+    };
+    let found = found.ok_or_else(|| CredentialsError::None {
+        path: name.to_owned(),
+        image,
+    })?;
+    let Revealed {
+        username,
+        password,
+        identity_token,
+        registry_token,
+    } = found.reveal();
+    Ok(AuthConfig {
         username: username.to_owned(),
         password: password.to_owned(),
+        identity_token: identity_token.to_owned(),
+        registry_token: registry_token.to_owned(),
         ..AuthConfig::default()
-    }))
+    })
 }
 
-/// The entry whose key is the longest beginning of the image's repository.
-fn choose(mut file: AuthFile, name: &str) -> Option<AuthConfig> {
-    let name = name.split('@').next().unwrap_or_default();
-    let slash = name.rfind('/').unwrap_or(0);
-    // A colon after the last slash begins the tag, one before it a port.
-    let mut scope = match name[slash..].find(':') {
-        Some(colon) => &name[..slash + colon],
-        None => name,
-    };
-    loop {
-        let found = file.auths.remove(scope).or_else(|| match scope {
-            // As docker itself writes it.
-            "docker.io" => file
-                .auths
-                .remove("https://index.docker.io/v1/")
-                .or_else(|| file.auths.remove("index.docker.io")),
-            _ => file.auths.remove(&format!("https://{scope}")),
-        });
-        if let Some(entry) = found {
-            return Some(AuthConfig {
-                auth: entry.auth,
-                identity_token: entry.identity_token,
-                registry_token: entry.registry_token,
-                ..AuthConfig::default()
-            });
-        }
-        scope = &scope[..scope.rfind('/')?];
-    }
+/// `USER:PASSWORD`, and nothing else.
+fn one_line(text: &[u8]) -> Option<Credentials> {
+    let text = str::from_utf8(text).ok()?;
+    let mut lines = text.lines();
+    let (username, password) = lines.next()?.split_once(':')?;
+    let alone = lines.all(|line| line.trim().is_empty());
+    (alone && !username.is_empty()).then(|| Credentials::basic(username, password))
 }
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use std::fs;
+
     use super::*;
 
     #[test]
-    fn one_line() {
-        let auth = parse("me:pass:word\n", "a.example/b:1").ok().flatten();
-        let auth = auth.map(|auth| (auth.username, auth.password));
-        assert_eq!(auth, Some(("me".to_owned(), "pass:word".to_owned())));
-        for bad in [
-            "",
-            "no colon",
-            ":nobody",
-            "a:b\nc:d\n",
-            "{}",
-            "{\"auths\": 3}",
-        ] {
-            assert!(parse(bad, "a.example/b:1").is_err(), "{bad}");
+    fn one_line_holds_both() {
+        let found = one_line(b"me:pass:word\n\n").unwrap();
+        assert_eq!(found, Credentials::basic("me", "pass:word"));
+        for bad in ["", "no colon", ":nobody", "a:b\nc:d\n"] {
+            assert!(one_line(bad.as_bytes()).is_none(), "{bad}");
         }
+        assert!(one_line(b"me:\xff").is_none());
     }
 
-    #[test]
-    fn the_longest_key_wins() {
-        let text = r#"{"auths": {
-            "a.example": {"auth": "host"}, "a.example/team": {"auth": "team"},
-            "localhost:5000": {"identitytoken": "port"},
-            "https://index.docker.io/v1/": {"auth": "hub"}}, "credsStore": "x"}"#;
-        for (name, expected) in [
-            ("a.example/team/app:1", Some("team")),
-            ("a.example/teams/app@sha256:0", Some("host")),
-            ("localhost:5000/app:1", Some("port")),
-            ("docker.io/library/busybox:latest", Some("hub")),
-            ("b.example/app:1", None),
+    #[tokio::test]
+    async fn files_of_either_form_are_read_and_others_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("creds");
+        for (text, image, expected) in [
+            ("me:secret\n", "a.example/b:1", Ok("me secret ")),
+            (
+                r#" {"auths": {"a.example/team": {"auth": "dTpw"}, "b.example": {"identitytoken": "id"}}}"#,
+                "a.example/team/app",
+                Ok("u p "),
+            ),
+            (
+                r#"{"auths": {"b.example": {"identitytoken": "id"}}}"#,
+                "b.example/app",
+                Ok("  id"),
+            ),
+            // As Docker had it, long ago.
+            (
+                r#"{"https://index.docker.io/v1/": {"auth": "dTpw"}}"#,
+                "busybox",
+                Ok("u p "),
+            ),
+            (
+                r#"{"auths": {"b.example": {"auth": "dTpw"}}}"#,
+                "a.example/app",
+                Err("has no credentials for a.example/app:latest"),
+            ),
+            (
+                r#"{"auths": {"a.example": "secret"}}"#,
+                "a.example/app",
+                Err("line 1, column 33"),
+            ),
+            ("secret", "a.example/app", Err("neither one line")),
+            ("me:secret", "a.example/APP", Err("APP")),
         ] {
-            let found = parse(text, name).ok().flatten();
-            let found = found.map(|found| found.auth + &found.identity_token);
-            assert_eq!(found.as_deref(), expected, "{name}");
+            fs::write(&path, text).unwrap();
+            match (read(&path, image).await, expected) {
+                (Ok(found), Ok(expected)) => {
+                    let told = [found.username, found.password, found.identity_token].join(" ");
+                    assert_eq!(told, expected, "{text}");
+                }
+                (Err(error), Err(expected)) => {
+                    let told = format!("{error} {error:?}");
+                    assert!(
+                        told.contains(expected) && !told.contains("secret"),
+                        "{told}"
+                    );
+                }
+                (found, _) => panic!("{text}: {}", found.is_ok()),
+            }
         }
+        fs::write(&path, vec![b' '; MAX_AUTH_FILE_BYTES + 1]).unwrap();
+        assert!(read(&path, "a.example/app").await.is_err());
     }
 }
