@@ -11,6 +11,7 @@
 mod answer;
 mod authorization;
 mod blob;
+mod client_certificates;
 mod endpoint;
 mod exchange;
 mod hosts;

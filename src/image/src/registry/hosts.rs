@@ -7,8 +7,12 @@ use std::sync::{Arc, Mutex, Once, PoisonError, Weak};
 use std::time::Duration;
 
 use reqwest::redirect::Policy;
-use reqwest::{Certificate, Client, Identity, Proxy};
+use reqwest::{Certificate, Client, Proxy};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use zeroize::Zeroizing;
 
+use super::client_certificates;
 use crate::config::ImagesConfig;
 use crate::error::ImageError;
 use crate::sources::{self, Proxies, Scheme, Stamp, Transport};
@@ -176,16 +180,18 @@ fn build(transport: &Transport, config: &ImagesConfig) -> Result<Host, ImageErro
         builder = builder.proxy(through);
     }
     let tls = &transport.tls;
+    let failed = |why: &dyn fmt::Display| unusable(format!("TLS set-up failed: {why}"));
     if transport.scheme == Scheme::Http {
         // Spares reading the system's certificates for a host that shows none; a proxy may show one.
         if transport.proxy.is_none() {
             builder = builder.tls_certs_only([]);
         }
     } else {
-        builder = builder.tls_danger_accept_invalid_certs(tls.skip_verify);
+        let mut authorities = Vec::new();
         for path in &tls.authorities {
             let pem = read("CA file", path)?;
-            let certificates = Certificate::from_pem_bundle(&pem)
+            let certificates = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
+            let certificates = certificates
                 .ok()
                 .filter(|certificates| !certificates.is_empty())
                 .ok_or_else(|| {
@@ -194,30 +200,40 @@ fn build(transport: &Transport, config: &ImagesConfig) -> Result<Host, ImageErro
                         path.display()
                     ))
                 })?;
-            builder = builder.tls_certs_merge(certificates);
+            authorities.extend(certificates);
         }
-        // A connection shows one certificate: of several, the first is that one.
-        if let Some(identity) = tls.identities.first() {
-            let mut pem = read("client certificate", &identity.certificate)?;
+        let mut keys = Vec::with_capacity(tls.identities.len());
+        for identity in &tls.identities {
+            let mut pem = Zeroizing::new(read("client certificate", &identity.certificate)?);
             if let Some(key) = &identity.key {
-                pem.push(b'\n');
-                pem.extend(read("client key", key)?);
+                let key = Zeroizing::new(read("client key", key)?);
+                *pem = [&pem[..], b"\n", &key[..]].concat();
             }
-            let shown = Identity::from_pem(&pem).map_err(|_| {
+            let key = client_certificates::read(&pem).map_err(|unfit| {
+                let certificate = identity.certificate.display();
+                let words = unfit.words();
                 unusable(format!(
-                    "its client certificate {} and key are not a PEM certificate with a PEM private key",
-                    identity.certificate.display()
+                    "its client certificate {certificate} and key {words}"
                 ))
             })?;
-            builder = builder.identity(shown);
+            keys.push(key);
+        }
+        if keys.is_empty() {
+            builder = builder.tls_danger_accept_invalid_certs(tls.skip_verify);
+            for authority in authorities {
+                let authority =
+                    Certificate::from_der(&authority).map_err(|error| failed(&error))?;
+                builder = builder.tls_certs_merge([authority]);
+            }
+        } else {
+            let connections = client_certificates::connections(keys, authorities, tls.skip_verify)
+                .map_err(|error| failed(&error))?;
+            builder = builder.tls_backend_preconfigured(connections);
         }
     }
-    let client = builder.build().map_err(|error| {
-        unusable(format!(
-            "TLS set-up failed: {}",
-            super::exchange::root_cause(&error)
-        ))
-    })?;
+    let client = builder
+        .build()
+        .map_err(|error| failed(&super::exchange::root_cause(&error)))?;
     Ok(Host {
         base: transport.base(),
         transport: transport.clone(),

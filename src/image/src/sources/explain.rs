@@ -160,12 +160,14 @@ fn tls(host: &PlannedHost) -> String {
             words.push(format!("by {}", authority.display()));
         }
     }
-    // A connection shows one certificate: of several, the first.
-    if let Some((first, others)) = tls.identities.split_first() {
-        words.push(format!("shows {}", first.certificate.display()));
-        for other in others {
-            words.push(format!("does not use {}", other.certificate.display()));
-        }
+    if !tls.identities.is_empty() {
+        let shown: Vec<String> = tls
+            .identities
+            .iter()
+            .map(|identity| identity.certificate.display().to_string())
+            .collect();
+        // Which one is for the host to say.
+        words.push(format!("shows {}", shown.join(" or ")));
     }
     if host.plain.is_some() {
         words.push("plain HTTP if it does not speak TLS".to_owned());

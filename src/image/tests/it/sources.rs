@@ -248,6 +248,75 @@ async fn certificates_in_the_form_that_docker_has() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_several_client_certificates_the_host_is_shown_one_that_it_takes() {
+    let image = image();
+    let authority = Authority::new();
+    let (teams, nodes) = (Authority::named("teams"), Authority::named("nodes"));
+    let registry = Secure::holding(&authority, &image, Some(&nodes)).await;
+    let name = registry.reference("app:1");
+    let node = node();
+    node.write_certs(&registry.host, "ca.crt", &authority.certificate);
+    for (file, authority) in [("a", &teams), ("c", &teams)] {
+        let client = authority.certify(file);
+        node.write_certs(&registry.host, &format!("{file}.cert"), &client.certificate);
+        node.write_certs(&registry.host, &format!("{file}.key"), &client.key);
+    }
+    // Neither is of the authority that counts there.
+    let error = node.pull(&name).await.unwrap_err();
+    assert!(
+        matches!(error, ImageError::RegistryUnavailable { .. }),
+        "{error:?}"
+    );
+    assert_eq!(registry.requests(), 0);
+
+    let client = nodes.certify("b");
+    node.write_certs(&registry.host, "b.cert", &client.certificate);
+    node.write_certs(&registry.host, "b.key", &client.key);
+    node.pull(&name).await.unwrap();
+    let explained = node.images.explain(&name, None).await.unwrap();
+    let tls = &explained.references[0].hosts[0].tls;
+    for (file, joint) in [("a.cert", "or"), ("b.cert", "or"), ("c.cert", "")] {
+        assert!(
+            tls.contains(&format!("{file} {joint}").trim().to_owned()),
+            "{tls}"
+        );
+    }
+
+    // All have to be usable, for it is not known beforehand which one is wanted.
+    node.images.remove(&name).await.unwrap();
+    node.write_certs(&registry.host, "c.key", &client.key);
+    let error = node.pull(&name).await.unwrap_err().to_string();
+    assert!(
+        error.contains("c.cert and key do not belong together"),
+        "{error}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn client_certificates_are_shown_to_a_host_that_nobody_verifies() {
+    let image = image();
+    let clients = Authority::new();
+    let registry = Secure::holding(&Authority::new(), &image, Some(&clients)).await;
+    let name = registry.reference("app:1");
+    let node = node();
+    let client = clients.certify("node-1");
+    node.write_certs(
+        &registry.host,
+        "both.pem",
+        format!("{}\n{}", client.certificate, client.key),
+    );
+    node.write_certs(&registry.host, "hosts.toml", "client = 'both.pem'\n");
+    let error = node.pull(&name).await.unwrap_err().to_string();
+    assert!(error.contains("not trusted"), "{error}");
+    node.write_certs(
+        &registry.host,
+        "hosts.toml",
+        "client = 'both.pem'\nskip_verify = true\n",
+    );
+    node.pull(&name).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_renewed_authority_is_taken_up() {
     let image = image();
     let (old, new) = (Authority::new(), Authority::new());
