@@ -22,6 +22,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod certificates;
 pub mod cni;
 pub mod cri;
 pub mod fault_proxy;

@@ -25,6 +25,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::{
+    certificates::{Authority, Certified},
     images::{self, Image, Layer, PATH_ENV, Packing},
     places, settle,
     world::{make_dirs, run, write},
@@ -60,19 +61,37 @@ impl Registry {
         let path = Path::new(places::SCRATCH).join("htpasswd");
         write(&path, htpasswd)?;
         let auth = json!({ "htpasswd": { "realm": "test", "path": path } });
-        Self::serve_with(&storage, host, true, Some(auth)).await
+        Self::serve_with(&storage, host, true, |settings| settings["auth"] = auth).await
+    }
+
+    /// Starts a registry of the same images at another address, over TLS and for those only whom `clients` has certified.
+    pub async fn start_for_clients(
+        host: &str,
+        certified: &Certified,
+        clients: &Authority,
+    ) -> Result<Self> {
+        let storage = filled(STORAGE, fill).await?;
+        let tls = json!({
+            "certificate": certified.certificate,
+            "key": certified.key,
+            "clientcas": [clients.certificate()],
+        });
+        Self::serve_with(&storage, host, true, |settings| {
+            settings["http"]["tls"] = tls
+        })
+        .await
     }
 
     /// Serves a storage directory.
     pub async fn serve(storage: &Path, host: &str, read_only: bool) -> Result<Self> {
-        Self::serve_with(storage, host, read_only, None).await
+        Self::serve_with(storage, host, read_only, |_| {}).await
     }
 
     async fn serve_with(
         storage: &Path,
         host: &str,
         read_only: bool,
-        auth: Option<Value>,
+        change: impl FnOnce(&mut Value),
     ) -> Result<Self> {
         let dir = Path::new(places::SCRATCH).join("registry");
         make_dirs(&dir)?;
@@ -88,9 +107,7 @@ impl Registry {
             },
             "http": { "addr": host },
         });
-        if let Some(auth) = auth {
-            settings["auth"] = auth;
-        }
+        change(&mut settings);
         write(&config, serde_json::to_vec_pretty(&settings)?)?;
         let log = File::create(dir.join(format!("{port}.log"))).context("making a log file")?;
         let process = Command::new("docker-registry")

@@ -5,6 +5,7 @@ use std::{os::unix::fs::PermissionsExt, path::Path, time::Duration};
 use anyhow::{Context, Result, ensure};
 use api::cri;
 use pintle_test::{
+    certificates::Authority,
     cri::{image_spec, refused, request_within},
     faults::{FaultyRegistry, Reply},
     images::{Image, Layer, Packing},
@@ -442,6 +443,48 @@ fn credentials_are_used_and_refusals_of_them_are_quick_and_clear() {
             !log.contains("very-secret-word"),
             "the password is in the log"
         );
+        Ok(())
+    });
+}
+
+#[test]
+fn a_registry_that_demands_client_certificates_is_shown_the_one_it_takes() {
+    const HOST: &str = "127.0.0.1:5002";
+    world!(async |node| {
+        let authority = |name: &str| Authority::new(&Path::new(places::SCRATCH).join(name), name);
+        let (servers, nodes, teams) = (
+            authority("servers")?,
+            authority("nodes")?,
+            authority("teams")?,
+        );
+        let server = servers.certify("registry")?;
+        let _registry = registry::Registry::start_for_clients(HOST, &server, &nodes).await?;
+        let name = format!("{HOST}/busybox:1");
+        let folder = Path::new(places::CERTS).join(HOST);
+        world::make_dirs(&folder)?;
+        let put = |from: &Path, name: &str| std::fs::copy(from, folder.join(name));
+        let refusal = async || refused(node.cri().pull(&name).await, Code::Unavailable);
+
+        let message = refusal().await?;
+        ensure!(message.contains("not trusted"), "{message}");
+        put(&servers.certificate(), "ca.crt")?;
+        let message = refusal().await?;
+        ensure!(
+            message.contains(HOST) && message.to_lowercase().contains("certificate"),
+            "{message}"
+        );
+        // One that another authority has certified is as good as none.
+        let other = teams.certify("a")?;
+        put(&other.certificate, "a.cert")?;
+        put(&other.key, "a.key")?;
+        let message = refusal().await?;
+        ensure!(message.contains(HOST), "{message}");
+        // It is the first all the same, and not the one that is shown.
+        let own = nodes.certify("b")?;
+        put(&own.certificate, "b.cert")?;
+        put(&own.key, "b.key")?;
+        let id = node.cri().pull(&name).await?;
+        ensure!(node.cri().image(&id).await?.is_some(), "not there");
         Ok(())
     });
 }

@@ -257,16 +257,8 @@ impl Exchange<'_> {
         };
         sent.map_err(|error| {
             let cause = root_cause(&error);
-            let lower = cause.to_ascii_lowercase();
-            if lower.contains("corrupt message") || lower.contains("invalidcontenttype") {
-                return Setback::Final(host.unavailable(
-                    "it does not speak TLS; if it is a plain http registry, set plain_http for it",
-                ));
-            }
-            if lower.contains("certificate") {
-                return Setback::Final(host.unavailable(format!(
-                    "its certificate is not trusted ({cause}); set ca for it"
-                )));
+            if let Some(words) = tls_words(&cause) {
+                return Setback::Final(host.unavailable(words));
             }
             let words = if error.is_timeout() {
                 "connecting took too long".to_owned()
@@ -339,6 +331,31 @@ impl Exchange<'_> {
     }
 }
 
+/// What a failure of TLS that another attempt does not mend means for whoever can mend it; `None` for any other failure.
+fn tls_words(cause: &str) -> Option<String> {
+    let lower = cause.to_ascii_lowercase();
+    if lower.contains("corrupt message") || lower.contains("invalidcontenttype") {
+        return Some(
+            "it does not speak TLS; if it is a plain http registry, set plain_http for it"
+                .to_owned(),
+        );
+    }
+    let is_of_certificate = ["certificate", "unknownca", "accessdenied"]
+        .iter()
+        .any(|word| lower.contains(word));
+    if !is_of_certificate {
+        return None;
+    }
+    // An alert comes from the other side.
+    Some(if lower.contains("fatal alert") {
+        format!(
+            "it wants a client certificate of an authority that it knows ({cause}); put one and its key into its folder of certs.d"
+        )
+    } else {
+        format!("its certificate is not trusted ({cause}); set ca for it")
+    })
+}
+
 /// The innermost cause of a transport error, in its own words: the outer ones name URLs, whose queries may be secret.
 pub(super) fn root_cause(error: &reqwest::Error) -> String {
     let mut cause: &dyn Error = error;
@@ -352,4 +369,32 @@ pub(super) fn root_cause(error: &reqwest::Error) -> String {
         return "the connection failed".to_owned();
     }
     clip(&cause.to_string(), 160)
+}
+
+#[cfg(test)]
+mod test {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case(
+        "received corrupt message of type InvalidContentType",
+        "set plain_http"
+    )]
+    #[case("invalid peer certificate: UnknownIssuer", "set ca")]
+    #[case("received fatal alert: CertificateRequired", "client certificate")]
+    #[case("received fatal alert: BadCertificate", "client certificate")]
+    #[case("received fatal alert: UnknownCA", "client certificate")]
+    fn failures_of_tls_tell_what_mends_them(#[case] cause: &str, #[case] mend: &str) {
+        let words = tls_words(cause);
+        assert!(words.is_some_and(|words| words.contains(mend)), "{cause}");
+    }
+
+    #[rstest]
+    #[case("connection reset by peer")]
+    #[case("received fatal alert: InternalError")]
+    fn others_may_pass(#[case] cause: &str) {
+        assert_eq!(tls_words(cause), None);
+    }
 }
