@@ -1,11 +1,13 @@
-//! TLS with certificates of the node to show: reading them, which of several a host is shown, and the configuration of such
-//! connections. All others are left to the HTTP client.
+//! TLS connections and the certificates of the node that are shown on them: reading them, and which of several a host is
+//! shown.
 //!
 //! A host that wants a certificate tells which authorities it goes by. It is shown the first certificate that one of these
 //! has issued, and the first of all where none is or the host does not tell: some servers tell nothing, some tell the root
-//! only of a chain that is not in our file.
+//! only of a chain that is not in our file. Servers that want one and get none often just close the connection, so that it
+//! is noted that they have asked.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -43,8 +45,9 @@ impl Unfit {
 
 /// The certificates of one host that may be shown, in the order of its files.
 #[derive(Debug)]
-pub(super) struct ClientCertificates {
+struct ClientCertificates {
     keys: Vec<Arc<CertifiedKey>>,
+    asked: Arc<AtomicBool>,
 }
 
 /// Reads a certificate, those that lead from it to its authority, and its key: PEM, in any order.
@@ -64,10 +67,11 @@ pub(super) fn read(pem: &[u8]) -> Result<Arc<CertifiedKey>, Unfit> {
         })
 }
 
-/// Connections that show one of these certificates, which are not none, and trust the system's authorities and those given;
-/// or anybody, with `skip_verify`.
+/// Connections that show one of these certificates, and trust the system's authorities and those given; or anybody, with
+/// `skip_verify`. `asked` is set as soon as the host asks for a certificate.
 pub(super) fn connections(
     keys: Vec<Arc<CertifiedKey>>,
+    asked: Arc<AtomicBool>,
     authorities: Vec<CertificateDer<'static>>,
     skip_verify: bool,
 ) -> Result<ClientConfig, Error> {
@@ -82,7 +86,7 @@ pub(super) fn connections(
         .with_safe_default_protocol_versions()?
         .dangerous()
         .with_custom_certificate_verifier(verifier)
-        .with_client_cert_resolver(Arc::new(ClientCertificates { keys }));
+        .with_client_cert_resolver(Arc::new(ClientCertificates { keys, asked }));
     config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).into();
     Ok(config)
 }
@@ -101,6 +105,7 @@ impl ResolvesClientCert for ClientCertificates {
         acceptable: &[&[u8]],
         schemes: &[SignatureScheme],
     ) -> Option<Arc<CertifiedKey>> {
+        self.asked.store(true, Ordering::Relaxed);
         let usable = |key: &&Arc<CertifiedKey>| key.key.choose_scheme(schemes).is_some();
         self.keys
             .iter()
@@ -111,7 +116,7 @@ impl ResolvesClientCert for ClientCertificates {
     }
 
     fn has_certs(&self) -> bool {
-        true
+        !self.keys.is_empty()
     }
 }
 
@@ -214,7 +219,11 @@ mod test {
             .iter()
             .map(|pem| read(pem.as_bytes()).unwrap())
             .collect();
-        let certificates = ClientCertificates { keys: keys.clone() };
+        let certificates = ClientCertificates {
+            keys: keys.clone(),
+            asked: Arc::default(),
+        };
+        assert!(!certificates.asked.load(Ordering::Relaxed));
         let shown = |acceptable: &[&[u8]], scheme| {
             let shown = certificates.resolve(acceptable, &[scheme])?;
             keys.iter().position(|key| Arc::ptr_eq(key, &shown))
@@ -228,6 +237,7 @@ mod test {
         assert_eq!(shown(&[], ecdsa), Some(0));
         // What is no name is nobody's.
         assert_eq!(shown(&[b"", b"\x30", &two_name[1..]], ecdsa), Some(0));
+        assert!(certificates.asked.load(Ordering::Relaxed));
         // No key can sign in this way.
         assert_eq!(shown(&[&two_name], SignatureScheme::RSA_PKCS1_SHA256), None);
     }
@@ -246,6 +256,7 @@ mod test {
         let keys = [pem(&other, "x"), chained].map(|pem| read(pem.as_bytes()).unwrap());
         let certificates = ClientCertificates {
             keys: keys.to_vec(),
+            asked: Arc::default(),
         };
         let ecdsa = [SignatureScheme::ECDSA_NISTP256_SHA256];
         let shown = certificates.resolve(&[&root_name], &ecdsa).unwrap();

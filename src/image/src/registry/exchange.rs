@@ -263,7 +263,7 @@ impl Exchange<'_> {
             let words = if error.is_timeout() {
                 "connecting took too long".to_owned()
             } else {
-                cause
+                cause + host.suspicion()
             };
             Setback::Passing(host.unavailable(words), None)
         })

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Once, PoisonError, Weak};
 use std::time::Duration;
 
 use reqwest::redirect::Policy;
-use reqwest::{Certificate, Client, Proxy};
+use reqwest::{Client, Proxy};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use zeroize::Zeroizing;
@@ -29,6 +30,8 @@ pub(crate) struct Host {
     /// `https://registry-1.docker.io`: scheme, host and port, no slash at the end.
     base: String,
     client: Client,
+    /// Whether it has asked for a client's certificate.
+    certificate_asked: Arc<AtomicBool>,
     /// The files that the client was made from, as they were.
     files: Vec<(PathBuf, Option<Stamp>)>,
 }
@@ -49,6 +52,17 @@ impl Host {
 
     pub(crate) fn unavailable(&self, reason: impl Into<String>) -> ImageError {
         unavailable(&self.transport.authority, reason)
+    }
+
+    /// What a connection that the host has cut may be about, as the rest of a sentence, if it is known.
+    pub(crate) fn suspicion(&self) -> &'static str {
+        if !self.certificate_asked.load(Ordering::Relaxed) {
+            ""
+        } else if self.transport.tls.identities.is_empty() {
+            "; it has asked for a client certificate, and there is none for it in certs.d"
+        } else {
+            "; it has asked for a client certificate, and may not take the one that it was shown"
+        }
     }
 
     fn is_current(&self) -> bool {
@@ -180,6 +194,7 @@ fn build(transport: &Transport, config: &ImagesConfig) -> Result<Host, ImageErro
         builder = builder.proxy(through);
     }
     let tls = &transport.tls;
+    let certificate_asked = Arc::new(AtomicBool::new(false));
     let failed = |why: &dyn fmt::Display| unusable(format!("TLS set-up failed: {why}"));
     if transport.scheme == Scheme::Http {
         // Spares reading the system's certificates for a host that shows none; a proxy may show one.
@@ -218,18 +233,11 @@ fn build(transport: &Transport, config: &ImagesConfig) -> Result<Host, ImageErro
             })?;
             keys.push(key);
         }
-        if keys.is_empty() {
-            builder = builder.tls_danger_accept_invalid_certs(tls.skip_verify);
-            for authority in authorities {
-                let authority =
-                    Certificate::from_der(&authority).map_err(|error| failed(&error))?;
-                builder = builder.tls_certs_merge([authority]);
-            }
-        } else {
-            let connections = client_certificates::connections(keys, authorities, tls.skip_verify)
+        let asked = Arc::clone(&certificate_asked);
+        let connections =
+            client_certificates::connections(keys, asked, authorities, tls.skip_verify)
                 .map_err(|error| failed(&error))?;
-            builder = builder.tls_backend_preconfigured(connections);
-        }
+        builder = builder.tls_backend_preconfigured(connections);
     }
     let client = builder
         .build()
@@ -238,6 +246,7 @@ fn build(transport: &Transport, config: &ImagesConfig) -> Result<Host, ImageErro
         base: transport.base(),
         transport: transport.clone(),
         client,
+        certificate_asked,
         files,
     })
 }

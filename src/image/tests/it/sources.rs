@@ -207,6 +207,7 @@ async fn http2_and_client_certificates() {
         matches!(error, ImageError::RegistryUnavailable { .. }),
         "{error:?}"
     );
+    assert!(error.to_string().contains("client certificate"), "{error}");
     assert_eq!(registry.requests(), 0);
 
     let client = clients.certify("node-1");
@@ -267,6 +268,7 @@ async fn of_several_client_certificates_the_host_is_shown_one_that_it_takes() {
         matches!(error, ImageError::RegistryUnavailable { .. }),
         "{error:?}"
     );
+    assert!(error.to_string().contains("client certificate"), "{error}");
     assert_eq!(registry.requests(), 0);
 
     let client = nodes.certify("b");
