@@ -61,7 +61,10 @@ impl Registry {
         let path = Path::new(places::SCRATCH).join("htpasswd");
         write(&path, htpasswd)?;
         let auth = json!({ "htpasswd": { "realm": "test", "path": path } });
-        Self::serve_with(&storage, host, true, |settings| settings["auth"] = auth).await
+        Self::serve_with(&storage, host, true, |settings| {
+            settings["auth"] = auth;
+        })
+        .await
     }
 
     /// Starts a registry of the same images at another address, over TLS and for those only whom `clients` has certified.
@@ -77,7 +80,7 @@ impl Registry {
             "clientcas": [clients.certificate()],
         });
         Self::serve_with(&storage, host, true, |settings| {
-            settings["http"]["tls"] = tls
+            settings["http"]["tls"] = tls;
         })
         .await
     }
