@@ -157,7 +157,11 @@ impl ImagesContents {
 pub fn read_only_record(path: &Path, id: &ImageId) -> Result<Option<Vec<u8>>, StateError> {
     let connection = schema::open_read_only(path, STEPS)?;
     connection
-        .query_row("SELECT body FROM images WHERE id = ?1", [id.as_str()], |row| row.get(0))
+        .query_row(
+            "SELECT body FROM images WHERE id = ?1",
+            [id.as_str()],
+            |row| row.get(0),
+        )
         .optional()
         .map_err(|source| StateError::Read {
             path: path.to_owned(),

@@ -4,6 +4,7 @@
 //! in one transaction, so a file is always exactly at some schema.
 
 use std::{
+    fmt::Write as _,
     fs::{self, OpenOptions, Permissions},
     io,
     os::unix::{
@@ -67,12 +68,11 @@ pub(crate) fn open_read_only(path: &Path, steps: &[Step]) -> Result<Connection, 
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
         | OpenFlags::SQLITE_OPEN_URI
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(immutable(path), flags).map_err(|source| {
-        StateError::Open {
+    let connection =
+        Connection::open_with_flags(immutable(path), flags).map_err(|source| StateError::Open {
             path: path.to_owned(),
             source,
-        }
-    })?;
+        })?;
     let found = version(&connection, path)?;
     let known = newest(steps);
     match found.cmp(&known) {
@@ -104,7 +104,8 @@ fn immutable(path: &Path) -> String {
         if byte.is_ascii_alphanumeric() || b"/-._~".contains(byte) {
             uri.push(char::from(*byte));
         } else {
-            uri.push_str(&format!("%{byte:02X}"));
+            // Writing to a String cannot fail.
+            let _ = write!(uri, "%{byte:02X}");
         }
     }
     uri.push_str("?immutable=1");
@@ -269,7 +270,7 @@ mod tests {
     fn what_is_no_database_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("db");
-        std::fs::write(&path, "x".repeat(5000)).unwrap();
+        fs::write(&path, "x".repeat(5000)).unwrap();
         assert!(matches!(
             open(&path, Durability::Process, &[first]),
             Err(StateError::Open { .. })
@@ -289,7 +290,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a b%c?#.db");
         let names = || {
-            let mut names: Vec<_> = std::fs::read_dir(dir.path())
+            let mut names: Vec<_> = fs::read_dir(dir.path())
                 .unwrap()
                 .map(|entry| entry.unwrap().file_name())
                 .collect();
@@ -302,7 +303,7 @@ mod tests {
         assert!(matches!(error, StateError::NotClosed { .. }), "{error}");
         drop(writer);
         assert_eq!(names(), ["a b%c?#.db"]);
-        let content = std::fs::read(&path).unwrap();
+        let content = fs::read(&path).unwrap();
         let reader = open_read_only(&path, &[first, second]).unwrap();
         let rows: i64 = reader
             .query_row("SELECT count(*) FROM a", [], |row| row.get(0))
@@ -311,7 +312,7 @@ mod tests {
         assert!(reader.execute("INSERT INTO a VALUES (2)", []).is_err());
         assert_eq!(names(), ["a b%c?#.db"]);
         drop(reader);
-        assert_eq!(std::fs::read(&path).unwrap(), content);
+        assert_eq!(fs::read(&path).unwrap(), content);
         assert!(matches!(
             open_read_only(&path, &[first]),
             Err(StateError::NewerSchema { .. })
@@ -333,10 +334,10 @@ mod tests {
     fn only_the_owner_reads_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("db");
-        std::fs::write(&path, "").unwrap();
-        std::fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
+        fs::write(&path, "").unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
         let _connection = open(&path, Durability::Process, &[first]).unwrap();
-        for entry in std::fs::read_dir(dir.path()).unwrap() {
+        for entry in fs::read_dir(dir.path()).unwrap() {
             let entry = entry.unwrap();
             let mode = entry.metadata().unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{entry:?}");

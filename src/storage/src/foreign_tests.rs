@@ -234,7 +234,7 @@ fn what_cannot_be_a_store_is_told() {
     assert!(words(&store).starts_with("look at"));
     fs::write(&database, "").unwrap();
     fs::set_permissions(&database, Permissions::from_mode(0o600)).unwrap();
-    assert_eq!(look(&store).unwrap(), [row.clone()]);
+    assert_eq!(look(&store).unwrap(), std::slice::from_ref(&row));
     for (path, mode, sound) in [(&database, 0o620, 0o600), (&store, 0o703, 0o755)] {
         fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
         assert!(words(&store).contains("chmod go-w"), "{}", words(&store));

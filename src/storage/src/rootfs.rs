@@ -85,13 +85,12 @@ impl Rootfs for LayerStore {
         let mut shown: Vec<ShiftedStore> = Vec::new();
         let mut shifted = Vec::with_capacity(lower.len());
         for lower in &lower {
-            let store = match shown.iter().find(|shown| shown.store == lower.store) {
-                Some(shown) => shown,
-                None => {
-                    let at = shift.scratch.join(shown.len().to_string());
-                    let store = ShiftedStore::mount(container, &lower.store, shift, at)?;
-                    shown.push_mut(store)
-                }
+            let known = shown.iter().position(|shown| shown.store == lower.store);
+            let store = if let Some(known) = known {
+                &shown[known]
+            } else {
+                let at = shift.scratch.join(shown.len().to_string());
+                shown.push_mut(ShiftedStore::mount(container, &lower.store, shift, at)?)
             };
             let inside = lower.dir.strip_prefix(&*lower.store).unwrap_or(&lower.dir);
             shifted.push(store.at.join(inside));

@@ -79,7 +79,7 @@ impl LayerStore {
         let temp = self.inner().temp_dir("verify");
         let model = temp.layer();
         make_dir(&model)?;
-        let (written, modelled) = self.write_and_model(row, place, stop, &temp)?;
+        let (written, modelled) = write_and_model(row, place, stop, &temp)?;
         if stop.load(Ordering::Relaxed) {
             return Err(stopped(row));
         }
@@ -136,54 +136,52 @@ impl LayerStore {
         }
         Ok(comparison.findings.told())
     }
+}
 
-    /// Writes the layer's tar again, and makes the model of it meanwhile. The second result are directories that the tar
-    /// implies.
-    fn write_and_model(
-        &self,
-        row: &LayerRow,
-        place: &Place,
-        stop: &AtomicBool,
-        temp: &TempDir,
-    ) -> Result<(Written, Modelled), StorageError> {
-        let kept = temp.path().join("kept");
-        make_dir(&kept)?;
-        let (root, kept) = (open_dir(&temp.layer())?, open_dir(&kept)?);
-        let null = Path::new("/dev/null");
-        let unread = File::options().write(true).open(null);
-        let unread = unread.map_err(StorageError::io("open", null))?;
-        let (reader, writer) =
-            io::pipe().map_err(StorageError::io("make a pipe for", temp.path()))?;
-        // It was within the limits when it came, whatever these are by now.
-        let limits = UnpackLimits {
-            bytes: u64::MAX,
-            entries: u64::MAX,
-            ..UnpackLimits::default()
+/// Writes the layer's tar again, and makes the model of it meanwhile. The second result are directories that the tar
+/// implies.
+fn write_and_model(
+    row: &LayerRow,
+    place: &Place,
+    stop: &AtomicBool,
+    temp: &TempDir,
+) -> Result<(Written, Modelled), StorageError> {
+    let kept = temp.path().join("kept");
+    make_dir(&kept)?;
+    let (root, kept) = (open_dir(&temp.layer())?, open_dir(&kept)?);
+    let null = Path::new("/dev/null");
+    let unread = File::options().write(true).open(null);
+    let unread = unread.map_err(StorageError::io("open", null))?;
+    let (reader, writer) = io::pipe().map_err(StorageError::io("make a pipe for", temp.path()))?;
+    // It was within the limits when it came, whatever these are by now.
+    let limits = UnpackLimits {
+        bytes: u64::MAX,
+        entries: u64::MAX,
+        ..UnpackLimits::default()
+    };
+    thread::scope(|scope| {
+        let writing = thread::Builder::new()
+            .name("verify-tar".to_owned())
+            .spawn_scoped(scope, move || {
+                export::export(
+                    &row.chain,
+                    &place.layer,
+                    &place.recipe,
+                    Stoppable { writer, stop },
+                )
+            })
+            .map_err(StorageError::Thread)?;
+        let input = BufReader::with_capacity(BUFFER_BYTES, reader);
+        let hollow = Contents::Hollow;
+        let made = match blob_path(place) {
+            Some(path) => blob::store(input, &path, root, kept, unread, hollow, &limits),
+            None => unpack::unpack(input, root, kept, unread, hollow, &limits),
         };
-        thread::scope(|scope| {
-            let writing = thread::Builder::new()
-                .name("verify-tar".to_owned())
-                .spawn_scoped(scope, move || {
-                    export::export(
-                        &row.chain,
-                        &place.layer,
-                        &place.recipe,
-                        Stoppable { writer, stop },
-                    )
-                })
-                .map_err(StorageError::Thread)?;
-            let input = BufReader::with_capacity(BUFFER_BYTES, reader);
-            let hollow = Contents::Hollow;
-            let made = match blob_path(place) {
-                Some(path) => blob::store(input, &path, root, kept, unread, hollow, &limits),
-                None => unpack::unpack(input, root, kept, unread, hollow, &limits),
-            };
-            let written = writing
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            Ok((written, made.map(|filled| filled.implied)))
-        })
-    }
+        let written = writing
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok((written, made.map(|filled| filled.implied)))
+    })
 }
 
 /// Where a layer's file is, if the layer is a blob. A recipe that cannot be read is none: writing the tar says so.
