@@ -15,8 +15,8 @@ use pintle_test::{
     node::{self, Node, Pod, Setup},
     places,
     registry::{self, Registry},
-    settle,
-    world::{self, make_dirs, run, write},
+    settle, world,
+    world::{make_dirs, run, write},
 };
 use serde_json::{Value, json};
 use tonic::Code;
@@ -122,7 +122,7 @@ fn user_namespace() -> cri::NamespaceOption {
     cri::NamespaceOption {
         userns_options: Some(cri::UserNamespace {
             mode: NamespaceMode::Pod.into(),
-            uids: vec![mapping.clone()],
+            uids: vec![mapping],
             gids: vec![mapping],
         }),
         ..node::namespaces(NamespaceMode::Pod, NamespaceMode::Container)
@@ -316,13 +316,11 @@ fn layers_of_a_store_are_not_fetched_and_mix_with_our_own() {
         let fetched = proxy.passed() - passed;
         ensure!(fetched > 300_000, "{fetched} bytes");
         ensure!(used_bytes(node).await? >= base, "not ours");
-        let third = node.start_container(&pod, &{
-            let mut config = sleeper("", "third");
-            run_tree(&mut config);
-            node::security(&mut config).namespace_options = Some(user_namespace());
-            config
-        });
-        ensure!(cri.sh(&third.await?, TREE).await? == TREE_SEEN);
+        let mut config = sleeper("", "third");
+        run_tree(&mut config);
+        node::security(&mut config).namespace_options = Some(user_namespace());
+        let third = node.start_container(&pod, &config).await?;
+        ensure!(cri.sh(&third, TREE).await? == TREE_SEEN);
         cri.remove_image(&name).await?;
         ensure!(cri.image(&name).await?.is_none());
         Ok(())
@@ -344,10 +342,13 @@ fn a_damaged_store_costs_nothing_but_itself() {
             (&[7; 9000][..], "not a database"),
         ] {
             write(&database, damage)?;
+            settle::until_true("the server sees the damage", async || {
+                let told = stores(node).await?;
+                let problem = told[1]["problem"].as_str();
+                Ok(problem.is_some_and(|problem| problem.contains(words)))
+            })
+            .await?;
             until_listed(node, "busybox:latest", false).await?;
-            let told = stores(node).await?;
-            let problem = told[1]["problem"].as_str().unwrap_or_default();
-            ensure!(problem.contains(words), "{problem}");
             let check = String::from_utf8(pintle(&["check"])?.stdout)?;
             ensure!(check.contains(words), "{check}");
         }
