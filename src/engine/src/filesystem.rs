@@ -486,7 +486,7 @@ pub(crate) fn take_apart(
 ) -> Result<(), EngineError> {
     let bundle = paths.bundle(id);
     // Mounts first: a bundle in which one is left is not removed.
-    sys::mount::unmount(&bundle.join("layers"))?;
+    storage::unmount_scratch(&bundle.join("layers"))?;
     let listing = |source| EngineError::Io {
         action: "list",
         path: paths.volumes(id),

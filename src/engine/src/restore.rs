@@ -188,12 +188,13 @@ impl Node {
         for container in found.world.containers.values() {
             let mut layers = container.layers.clone();
             layers.extend(container.volume_layers.iter().cloned());
-            if let Some(lease) = self.images.lease_layers(&layers) {
-                let live = self.live.container(&container.id);
-                *live.lease.lock().unwrap_or_else(PoisonError::into_inner) = Some(lease);
-            } else {
+            // Those of additional stores may be away: it goes on with what it has mounted, and keeps the others.
+            let lease = self.images.lease_layers(&layers);
+            if !lease.is_whole() {
                 tracing::warn!(container = %container.id, image = %container.image_id, "layers of it are gone");
             }
+            let live = self.live.container(&container.id);
+            *live.lease.lock().unwrap_or_else(PoisonError::into_inner) = Some(lease);
         }
         self.lease_what_is_set_aside();
         self.lease_what_is_half_made(&found.undos);
@@ -213,12 +214,11 @@ impl Node {
 
     fn lease_what_is_set_aside(&self) {
         let layers = &self.set_aside.layers;
-        // One by one: a layer that is gone must not cost the others theirs.
         let leases: Vec<_> = layers
             .iter()
-            .filter_map(|layers| self.images.lease_layers(layers))
+            .map(|layers| self.images.lease_layers(layers))
             .collect();
-        if leases.len() < layers.len() {
+        if !leases.iter().all(ImageLease::is_whole) {
             tracing::warn!("layers of containers whose records cannot be read are gone");
         }
         *self
@@ -231,9 +231,8 @@ impl Node {
     /// What is mounted of layers keeps them until it was taken apart, which may take long.
     fn lease_what_is_half_made(&self, undos: &[(UndoSeq, Undo)]) {
         for (_, undo) in undos {
-            if let Undo::Container(remains) = undo
-                && let Some(lease) = self.images.lease_layers(&remains.layers)
-            {
+            if let Undo::Container(remains) = undo {
+                let lease = self.images.lease_layers(&remains.layers);
                 let live = self.live.container(&remains.id);
                 *live.lease.lock().unwrap_or_else(PoisonError::into_inner) = Some(lease);
             }

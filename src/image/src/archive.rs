@@ -93,7 +93,13 @@ impl Images {
             Some(tag) => vec![tag],
             None => image.repo_tags.clone(),
         };
-        export::run(&self.inner, &image, lease, tags, writer, format).await
+        let document = self.document(&image).await?;
+        let source = export::Source {
+            image,
+            document,
+            _lease: lease,
+        };
+        export::run(&self.inner, source, tags, writer, format).await
     }
 }
 

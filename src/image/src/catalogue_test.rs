@@ -163,3 +163,143 @@ fn other_patterns_pin_what_is_there_and_let_go_of_it() {
     catalogue.set_pinned(Vec::new());
     assert_eq!(pinned(&catalogue), [false, false]);
 }
+
+/// A store in a directory of this name, with images by the seeds of their records, which name their one layer, too.
+fn store(root: &str, images: &[(&str, &[&str])]) -> Arc<StoreContents> {
+    let root: Arc<Path> = Path::new(root).into();
+    let stored = |(seed, names): &(&str, &[&str])| {
+        let names = names.iter().map(|name| (*name).to_owned()).collect();
+        let image = Catalogue::default().image(&with_layer(seed), names, Some(Arc::clone(&root)));
+        Arc::new(image)
+    };
+    Arc::new(StoreContents {
+        images: images.iter().map(stored).collect(),
+        root: Arc::clone(&root),
+        layers: Vec::new(),
+        unreadable: 0,
+    })
+}
+
+fn layer(seed: &str) -> ChainId {
+    ChainId::child(
+        None,
+        &state::DiffId::from(Digest::sha256_of(seed.as_bytes())),
+    )
+}
+
+fn with_layer(seed: &str) -> ImageRecord {
+    ImageRecord {
+        layers: vec![layer(seed)],
+        ..record(seed)
+    }
+}
+
+/// Which image a name leads to, and in which store that is.
+fn leads_to(catalogue: &Catalogue, name: &str) -> Option<(ImageId, String)> {
+    let image = catalogue.by_reference(name)?;
+    let store = image.store.as_ref();
+    let store = store.map_or_else(String::new, |store| store.display().to_string());
+    Some((image.id.clone(), store))
+}
+
+#[test]
+fn what_is_ours_hides_what_others_have_and_uncovers_it_when_it_goes() {
+    let mut catalogue = Catalogue::default();
+    let (a, b, c) = (with_layer("a"), with_layer("b"), with_layer("c"));
+    let to = |record: &ImageRecord, store: &str| Some((record.id.clone(), store.to_owned()));
+    let stores = [
+        store("/1", &[("a", &["r/x:1", "r/y:1"])]),
+        store("/2", &[("b", &["r/x:1", "r/z:1"]), ("a", &["r/only:2"])]),
+    ];
+    catalogue.set_stores(&stores, |_| true);
+    assert_eq!(leads_to(&catalogue, "r/x:1"), to(&a, "/1"));
+    assert_eq!(leads_to(&catalogue, "r/z:1"), to(&b, "/2"));
+    // An image is that of the first store that has it, whoever named it.
+    assert_eq!(leads_to(&catalogue, "r/only:2"), to(&a, "/1"));
+    let names = |catalogue: &Catalogue, record: &ImageRecord| {
+        let image = catalogue.by_id(&record.id).unwrap();
+        image.repo_tags.join(" ")
+    };
+    assert_eq!(names(&catalogue, &a), "r/only:2 r/x:1 r/y:1");
+    assert_eq!(names(&catalogue, &b), "r/z:1");
+    assert!(catalogue.list().iter().all(|image| image.pinned));
+    assert!(!catalogue.owns(&a.id) && !catalogue.owns_name("r/x:1"));
+
+    catalogue.insert(&c, &["r/x:1".to_owned()]);
+    assert_eq!(leads_to(&catalogue, "r/x:1"), to(&c, ""));
+    assert_eq!(names(&catalogue, &a), "r/only:2 r/y:1");
+    catalogue.insert(&a, &["r/own:1".to_owned()]);
+    assert_eq!(leads_to(&catalogue, "r/y:1"), to(&a, ""));
+    assert_eq!(names(&catalogue, &a), "r/only:2 r/own:1 r/y:1");
+    assert!(!catalogue.by_id(&a.id).unwrap().pinned);
+    assert!(catalogue.owns(&a.id) && catalogue.owns_name("r/own:1"));
+    // Nothing of ours changes with the stores.
+    let before = catalogue.by_id(&c.id).cloned().unwrap();
+    catalogue.set_stores(&stores[1..], |_| true);
+    assert!(Arc::ptr_eq(catalogue.by_id(&c.id).unwrap(), &before));
+    assert_eq!(names(&catalogue, &a), "r/only:2 r/own:1");
+    catalogue.set_stores(&stores, |_| true);
+
+    catalogue.remove(&c.id);
+    assert_eq!(leads_to(&catalogue, "r/x:1"), to(&a, ""));
+    catalogue.remove(&a.id);
+    assert_eq!(leads_to(&catalogue, "r/x:1"), to(&a, "/1"));
+    assert_eq!(names(&catalogue, &a), "r/only:2 r/x:1 r/y:1");
+    assert_eq!(leads_to(&catalogue, "r/own:1"), None);
+    catalogue.set_stores(&[], |_| true);
+    assert!(catalogue.list().is_empty() && catalogue.references.is_empty());
+}
+
+#[test]
+fn an_image_that_lacks_layers_waits_with_the_names_that_nobody_else_got() {
+    let mut catalogue = Catalogue::default();
+    let (a, b) = (with_layer("a"), with_layer("b"));
+    let two: Vec<String> = ["r/x:1", "r/y:1"].map(str::to_owned).into();
+    catalogue.insert(&a, &two);
+    let is_there = |there: bool| move |chain: &ChainId| there || *chain != layer("a");
+    catalogue.set_stores(&[], is_there(false));
+    assert!(catalogue.list().is_empty());
+    assert_eq!(leads_to(&catalogue, "r/x:1"), None);
+    assert!(catalogue.owns(&a.id) && catalogue.owns_name("r/x:1"));
+    let find = |catalogue: &Catalogue, name: &str| {
+        let names: Vec<Reference> = Reference::parse(name).into_iter().collect();
+        catalogue.find_waiting(name, &names).map(|it| it.id.clone())
+    };
+    assert_eq!(find(&catalogue, a.id.as_str()), Some(a.id.clone()));
+
+    // An image of a store that lacks a layer is not there either.
+    let other = store("/1", &[("a", &["r/z:1"]), ("b", &["r/x:1"])]);
+    catalogue.set_stores(std::slice::from_ref(&other), is_there(false));
+    assert_eq!(catalogue.list().len(), 1);
+    assert_eq!(
+        leads_to(&catalogue, "r/x:1"),
+        Some((b.id.clone(), "/1".into()))
+    );
+    // Back, its name is ours again; what another image of ours got is that one's.
+    catalogue.set_stores(std::slice::from_ref(&other), is_there(true));
+    assert_eq!(
+        leads_to(&catalogue, "r/x:1"),
+        Some((a.id.clone(), String::new()))
+    );
+    catalogue.set_stores(std::slice::from_ref(&other), is_there(false));
+    catalogue.insert(&b, &["r/x:1".to_owned()]);
+    catalogue.set_stores(&[], is_there(true));
+    assert_eq!(
+        leads_to(&catalogue, "r/x:1"),
+        Some((b.id.clone(), String::new()))
+    );
+    assert_eq!(
+        leads_to(&catalogue, "r/y:1"),
+        Some((a.id.clone(), String::new()))
+    );
+    // A pull of it brings all its names back.
+    catalogue.set_stores(&[], is_there(false));
+    catalogue.insert(&a, &["r/new:1".to_owned()]);
+    let tags = catalogue.by_id(&a.id).unwrap().repo_tags.join(" ");
+    assert_eq!(tags, "r/new:1 r/y:1");
+    assert!(catalogue.waiting().next().is_none());
+    catalogue.set_stores(&[], is_there(false));
+    catalogue.remove(&a.id);
+    catalogue.set_stores(&[], is_there(true));
+    assert!(!catalogue.owns(&a.id) && !catalogue.owns_name("r/y:1"));
+}

@@ -34,6 +34,8 @@ pub struct ImagesConfig {
     pub parallel_layers_per_pull: usize,
     /// Names of images that nobody may collect.
     pub pinned: Vec<PinnedImages>,
+    /// Directories of other stores, from which images and layers are used that ours has not. They need not be there.
+    pub additional_stores: Vec<PathBuf>,
     /// `registries.conf`, version 2. The folder of the same name with `.d` behind it belongs to it.
     pub registries_conf: PathBuf,
     /// Folders with one folder for each registry: `hosts.toml` or certificates.
@@ -79,6 +81,7 @@ impl ImagesConfig {
             parallel_layers: 6,
             parallel_layers_per_pull: 3,
             pinned: Vec::new(),
+            additional_stores: Vec::new(),
             registries_conf: "/etc/containers/registries.conf".into(),
             certs_dirs: [
                 "/etc/containerd/certs.d",

@@ -122,6 +122,25 @@ pub enum ImageError {
         /// The name or id.
         name: String,
     },
+    /// What was to be removed is in a store that is only read.
+    #[error("image {name} is in the additional store {}, from which nothing is removed", store.display())]
+    ReadOnlyStore {
+        /// The name or id.
+        name: String,
+        /// The store.
+        store: std::path::PathBuf,
+    },
+    /// A layer that was there when a pull or import began is not any more.
+    #[error("{what} needs layer {layer}, which went away with its additional store; try again")]
+    LayerAway {
+        /// The image.
+        what: String,
+        /// The layer.
+        layer: state::ChainId,
+    },
+    /// An additional store cannot be read.
+    #[error(transparent)]
+    AdditionalStore(Arc<crate::additional::AdditionalStoreError>),
     /// A file of the node that an operation needs could not be read or written.
     #[error("{what}")]
     File {

@@ -5,6 +5,7 @@
 //! sensible.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -40,8 +41,11 @@ pub struct Image {
     pub pinned: bool,
     /// What was asked of its signatures and shown, by `trust`, newest last.
     pub(crate) seals: Vec<Digest>,
-    /// The configuration as it was published, JSON; of an artifact, its manifest.
-    pub raw_config: Bytes,
+    /// The additional store that it is in; `None`: it is in our own, though some of its layers may be in others.
+    pub store: Option<Arc<Path>>,
+    /// The configuration as it was published, JSON; of an artifact, its manifest. Empty for an image of an additional store:
+    /// [`crate::Images::document`] has it for all.
+    pub(crate) raw_config: Bytes,
     /// Its encoded CRI message, kept by the server from one list to the next.
     pub encoded: OnceLock<Bytes>,
 }

@@ -4,15 +4,18 @@
 //! when nothing pins it, and it leaves this table first, under the lock, so that whoever pins it afterwards knows that
 //! it has to be fetched anew. The table, not the file system, is what says that a layer is there.
 //!
+//! Layers of additional stores are there for everybody, too, but nothing here keeps them: their store may go at any moment.
+//!
 //! A repair puts another directory in a damaged layer's place. Containers that run go on with the directory that they
 //! have mounted, so that one is *retired*: it stays until every lease is dropped that was taken before. For that, layers
 //! have generations, and leases remember which one they saw.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use state::{ChainId, ImageId, LayerRow};
+use storage::ForeignLayers;
 use tokio::sync::Notify;
 
 /// The layers on disk or being fetched. Clones share one table.
@@ -31,6 +34,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     entries: HashMap<ChainId, Entry>,
+    /// Layers that are in additional stores, whether we have them or not.
+    foreign: Arc<ForeignLayers>,
     /// How many leases were taken for containers of these images.
     users: BTreeMap<ImageId, usize>,
     retired: Vec<Retired>,
@@ -81,6 +86,8 @@ pub struct ImageLayer {
     pub row: LayerRow,
     /// Whether something needs it beside the image: another image, a container, a pull.
     pub is_shared: bool,
+    /// The additional store that it is used from; `None`: it is in our own.
+    pub store: Option<Arc<Path>>,
 }
 
 impl LayerTable {
@@ -112,13 +119,26 @@ impl LayerTable {
             .then_some(pins)
     }
 
+    /// From now on, these layers are there, too, and no others of additional stores.
+    pub(crate) fn set_foreign(&self, layers: Arc<ForeignLayers>) {
+        self.state().foreign = layers;
+    }
+
+    /// Leases layers of containers of a former run, also those that are away.
+    pub(crate) fn lease_anyway(&self, chains: &[ChainId]) -> ImageLease {
+        self.lease_pinned(self.pin(chains), Vec::new())
+    }
+
     /// Leases layers, for containers of these images, if all of them are on disk.
     pub(crate) fn lease(&self, chains: &[ChainId], users: Vec<ImageId>) -> Option<ImageLease> {
-        let pins = self.pin_present(chains)?;
+        Some(self.lease_pinned(self.pin_present(chains)?, users))
+    }
+
+    fn lease_pinned(&self, pins: Pins, users: Vec<ImageId>) -> ImageLease {
         let mut guard = self.state();
         let state = &mut *guard;
-        let mut generations = Vec::with_capacity(chains.len());
-        for chain in chains {
+        let mut generations = Vec::with_capacity(pins.chains.len());
+        for chain in &pins.chains {
             let entry = state.entries.entry(chain.clone()).or_default();
             *entry.leases.entry(entry.generation).or_default() += 1;
             generations.push(entry.generation);
@@ -127,11 +147,11 @@ impl LayerTable {
             *state.users.entry(user.clone()).or_default() += 1;
         }
         drop(guard);
-        Some(ImageLease {
+        ImageLease {
             pins,
             generations,
             users,
-        })
+        }
     }
 
     /// Whether some lease was taken for a container of this image.
@@ -139,17 +159,19 @@ impl LayerTable {
         self.state().users.contains_key(image)
     }
 
-    /// Whether a layer is on disk. Stays true as long as the caller pins it.
+    /// Whether a layer is on disk. Stays true as long as the caller pins it, unless it is an additional store's.
     pub(crate) fn is_present(&self, chain: &ChainId) -> bool {
-        self.state()
-            .entries
-            .get(chain)
-            .is_some_and(|entry| entry.row.is_some())
+        self.state().row(chain).is_some()
+    }
+
+    /// Whether a layer is on disk in our own store.
+    pub(crate) fn is_own(&self, chain: &ChainId) -> bool {
+        self.state().own_row(chain).is_some()
     }
 
     /// Disk space of a layer; 0 if it is not on disk.
     pub(crate) fn size_bytes(&self, chain: &ChainId) -> u64 {
-        self.state().size_bytes(chain)
+        self.state().row(chain).map_or(0, |row| row.size_bytes)
     }
 
     /// What an image of these layers takes, and what its removal gives back. The image itself pins them once.
@@ -157,10 +179,9 @@ impl LayerTable {
         let state = self.state();
         let mut disk = ImageDisk::default();
         for chain in chains {
-            let bytes = state.size_bytes(chain);
-            disk.used_bytes += bytes;
+            disk.used_bytes += state.row(chain).map_or(0, |row| row.size_bytes);
             if !state.is_shared(chain) {
-                disk.reclaimable_bytes += bytes;
+                disk.reclaimable_bytes += state.own_bytes(chain);
             }
         }
         disk
@@ -169,13 +190,17 @@ impl LayerTable {
     /// The layers of an image that are on disk.
     pub(crate) fn layers(&self, chains: &[ChainId]) -> Vec<ImageLayer> {
         let state = self.state();
-        let row = |chain: &ChainId| state.entries.get(chain)?.row.clone();
         chains
             .iter()
-            .filter_map(row)
-            .map(|row| ImageLayer {
-                is_shared: state.is_shared(&row.chain),
-                row,
+            .filter_map(|chain| {
+                Some(ImageLayer {
+                    row: state.row(chain)?.clone(),
+                    is_shared: state.is_shared(chain),
+                    store: match state.own_row(chain) {
+                        Some(_) => None,
+                        None => state.foreign.get(chain).map(|it| Arc::clone(it.store)),
+                    },
+                })
             })
             .collect()
     }
@@ -192,7 +217,7 @@ impl LayerTable {
                     *gone += 1;
                     let pins = state.entries.get(chain).map_or(0, |entry| entry.pins);
                     if *gone == pins {
-                        freed += state.size_bytes(chain);
+                        freed += state.own_bytes(chain);
                     }
                 }
                 freed
@@ -203,11 +228,16 @@ impl LayerTable {
     /// All layers on disk, each after those below it.
     pub(crate) fn all(&self) -> Vec<LayerRow> {
         let state = self.state();
-        let rows: BTreeMap<ChainId, LayerRow> = state
+        let own = state
             .entries
             .values()
-            .filter_map(|entry| entry.row.clone())
-            .map(|row| (row.chain.clone(), row))
+            .filter_map(|entry| entry.row.as_ref());
+        // The later one of two stays: our own.
+        let rows: BTreeMap<ChainId, LayerRow> = state
+            .foreign
+            .rows()
+            .chain(own)
+            .map(|row| (row.chain.clone(), row.clone()))
             .collect();
         drop(state);
         let mut ordered = Vec::with_capacity(rows.len());
@@ -294,11 +324,18 @@ impl LayerTable {
 }
 
 impl State {
-    fn size_bytes(&self, chain: &ChainId) -> u64 {
-        self.entries
-            .get(chain)
-            .and_then(|entry| entry.row.as_ref())
-            .map_or(0, |row| row.size_bytes)
+    fn own_row(&self, chain: &ChainId) -> Option<&LayerRow> {
+        self.entries.get(chain)?.row.as_ref()
+    }
+
+    /// What is known of a layer, by our own store before others.
+    fn row(&self, chain: &ChainId) -> Option<&LayerRow> {
+        let foreign = || self.foreign.get(chain).map(|layer| layer.row);
+        self.own_row(chain).or_else(foreign)
+    }
+
+    fn own_bytes(&self, chain: &ChainId) -> u64 {
+        self.own_row(chain).map_or(0, |row| row.size_bytes)
     }
 
     fn is_shared(&self, chain: &ChainId) -> bool {
@@ -349,6 +386,12 @@ impl ImageLease {
     /// The layers, lowest first. Worth recording: after a restart [`crate::Images::lease_layers`] takes them.
     pub fn layers(&self) -> &[ChainId] {
         self.pins.chains()
+    }
+
+    /// Whether all of them are there. Those of additional stores may be away.
+    pub fn is_whole(&self) -> bool {
+        let mut layers = self.pins.chains.iter();
+        layers.all(|chain| self.pins.table.is_present(chain))
     }
 }
 

@@ -19,12 +19,14 @@
 //! | `catalogue` | names and ids, as a snapshot |
 //! | `pinned` | which images nobody may collect |
 //! | `archive` | images as files: import and export |
+//! | `additional` | images of other stores, which are only read |
 //! | `store` | all of them together, and the database |
 //!
 //! Everything that a registry or an archive sends is hostile until its digest is checked, and bounded before.
 
 #![forbid(unsafe_code)]
 
+mod additional;
 mod archive;
 mod artifact;
 mod catalogue;
@@ -46,6 +48,7 @@ mod sources;
 mod store;
 mod trust;
 
+pub use additional::{AdditionalStore, AdditionalStoreError};
 pub use archive::ArchiveFormat;
 pub use artifact::ImageKind;
 pub use config::{

@@ -350,7 +350,7 @@ async fn find_manifest(inner: &Inner, session: &Session, what: &str) -> Result<F
 /// Gets one layer of an image that is here unpacked once more, from the registries that the image's names lead to.
 pub(crate) async fn refetch(
     inner: &Arc<Inner>,
-    image: &Image,
+    image: &Arc<Image>,
     position: usize,
 ) -> Result<Arc<Prepared>, ImageError> {
     let named = image
@@ -382,7 +382,7 @@ pub(crate) async fn refetch(
 async fn refetch_from(
     inner: &Arc<Inner>,
     reference: Reference,
-    image: &Image,
+    image: &Arc<Image>,
     position: usize,
 ) -> Result<Arc<Prepared>, ImageError> {
     let what = reference.to_string();
@@ -397,7 +397,7 @@ async fn refetch_from(
     let found = find_manifest(inner, &session, &what).await?;
     let (id, layers) = match image.kind {
         ImageKind::Container => {
-            let document = image.raw_config.clone();
+            let document = inner.document(image).await?;
             (
                 found.manifest.config.digest.clone(),
                 found.image_of(inner, document, &what),

@@ -11,13 +11,14 @@
 //! is in the database, and its row is gone before the layer is. A layer without a row is removed by the layer store at
 //! the next start; a row without an image is removed by [`Images::sweep`].
 
+mod additional;
 mod commit;
 mod permit;
 mod prune;
 mod removal;
 mod verify;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex as StdMutex};
@@ -28,6 +29,7 @@ use storage::LayerStore;
 use tokio::sync::Mutex;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::additional::AdditionalStore;
 use crate::catalogue::Catalogue;
 use crate::config::{ImagesConfig, RegistrySettings};
 use crate::credentials::{Keyring, NodeCredentials};
@@ -99,6 +101,14 @@ pub(crate) struct Inner {
     records: Mutex<Records>,
     /// Held while layers are verified.
     verifying: Mutex<()>,
+    /// Held while additional stores are looked at.
+    stores: Mutex<additional::Slots>,
+    /// What is told of them.
+    store_states: ArcSwap<Vec<AdditionalStore>>,
+    /// Whether there are any to be looked at.
+    has_stores: AtomicBool,
+    /// Looks at them now and then.
+    watching: StdMutex<Option<AbortOnDropHandle<()>>>,
     /// Until the leases of a former run are taken again, nothing is unused.
     swept: AtomicBool,
     /// What the database holds and this server could not take up, to be deleted by the sweep.
@@ -115,7 +125,8 @@ struct Records {
 impl Images {
     /// Takes up the images of the database. Has to be called inside a tokio runtime.
     ///
-    /// Records that cannot be read, or whose layers are gone, are dropped and logged: such an image is pulled again.
+    /// Records that cannot be read, or whose layers are gone, are dropped and logged: such an image is pulled again. Layers that
+    /// never were in our own store may come with an additional one: see [`Self::look_at_stores`].
     /// Layers that nothing seems to use stay until [`Self::sweep`].
     pub fn open(
         config: ImagesConfig,
@@ -129,10 +140,8 @@ impl Images {
             .layers
             .into_iter()
             .partition(|row| layers.contains(&row.chain));
-        stale.extend(
-            gone.into_iter()
-                .map(|row| ImagesChange::DeleteLayer(row.chain)),
-        );
+        let gone: HashSet<ChainId> = gone.into_iter().map(|row| row.chain).collect();
+        stale.extend(gone.iter().cloned().map(ImagesChange::DeleteLayer));
         let table = LayerTable::new(present);
         let mut catalogue = Catalogue::new(config.pinned.clone());
         let mut records = Records::default();
@@ -149,13 +158,20 @@ impl Images {
                     continue;
                 }
             };
-            let Some(pins) = table.pin_present(&record.layers) else {
+            let names_of = |names: &mut HashMap<_, _>| names.remove(&id).unwrap_or_default();
+            if let Some(pins) = table.pin_present(&record.layers) {
+                records.pins.insert(id.clone(), pins);
+                catalogue.insert(&record, &names_of(&mut names));
+                continue;
+            }
+            let is_lost = record.layers.iter().any(|layer| gone.contains(layer));
+            if is_lost || config.additional_stores.is_empty() {
                 tracing::warn!(image = %id, "dropping an image: layers of it are gone from the disk");
                 stale.push(ImagesChange::DeleteImage(id));
                 continue;
-            };
-            records.pins.insert(id.clone(), pins);
-            catalogue.insert(&record, &names.remove(&id).unwrap_or_default());
+            }
+            records.pins.insert(id.clone(), table.pin(&record.layers));
+            catalogue.wait(&record, names_of(&mut names));
         }
         stale.extend(
             names
@@ -184,6 +200,10 @@ impl Images {
             db,
             records: Mutex::new(records),
             verifying: Mutex::default(),
+            stores: Mutex::default(),
+            store_states: ArcSwap::default(),
+            has_stores: AtomicBool::new(false),
+            watching: StdMutex::default(),
             swept: AtomicBool::new(false),
             stale: StdMutex::new(stale),
             downloaded_since_trim: AtomicU64::new(0),
@@ -260,6 +280,8 @@ impl Images {
         request: &PullRequest,
     ) -> Result<Arc<Image>, ImageError> {
         let what = format!("the pull of {reference}");
+        // What has come since is not fetched.
+        additional::look(&self.inner, None).await;
         let keyring = if let Some(credentials) = request.credentials.clone() {
             self.inner.credentials.given(credentials)
         } else {
@@ -330,9 +352,9 @@ impl Images {
     }
 
     /// Takes a lease of a former run again, by its layers, whether or not their image still exists. To be called
-    /// before [`Self::sweep`]. `None` if one of them is gone.
-    pub fn lease_layers(&self, layers: &[ChainId]) -> Option<ImageLease> {
-        self.inner.table.lease(layers, Vec::new())
+    /// before [`Self::sweep`]. It keeps those that are there also if others are not: see [`ImageLease::is_whole`].
+    pub fn lease_layers(&self, layers: &[ChainId]) -> ImageLease {
+        self.inner.table.lease_anyway(layers)
     }
 
     /// Keeps the layers of these images, for a container that uses them. `None` if some are gone.

@@ -213,6 +213,18 @@ pub(crate) enum ImageCommand {
         #[command(flatten)]
         output: Json,
     },
+    /// Make a store that others use as an additional one (`image.additional_stores`), or add to one; without a server. Prints the
+    /// names of all its images.
+    MakeStore {
+        /// Its directory, which may be there if it is empty or such a store.
+        directory: PathBuf,
+        /// The images: references, to be pulled as the node pulls.
+        #[arg(value_name = "IMAGE", required_unless_present = "archive")]
+        images: Vec<String>,
+        /// An archive, as `docker save` or `skopeo copy … oci-archive:` write it; can be repeated.
+        #[arg(long, value_name = "FILE")]
+        archive: Vec<PathBuf>,
+    },
     /// Compare the layers on the disk with what was pulled. The exit code is 1 if some are damaged and not mended.
     Verify {
         #[command(flatten)]

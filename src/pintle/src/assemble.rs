@@ -134,6 +134,10 @@ pub(crate) async fn assemble(
         images_found,
         store.clone(),
     )?;
+    // Before containers are taken over: layers of theirs may be there.
+    images
+        .set_additional_stores(config.image.additional_stores.clone())
+        .await;
     let network = Network::open(NetworkConfig {
         conf_dir: config.network.cni.conf_dir.clone(),
         bin_dirs: config.network.cni.bin_dirs.clone(),
@@ -313,7 +317,8 @@ pub(crate) fn pinned(config: &Config) -> Vec<PinnedImages> {
     pinned.map(|pattern| pattern.0.clone()).collect()
 }
 
-fn images_config(config: &Config) -> ImagesConfig {
+/// What is said about images in the words of `image`.
+pub(crate) fn images_config(config: &Config) -> ImagesConfig {
     let image = &config.image;
     let usize_of =
         |number: std::num::NonZeroU32| usize::try_from(number.get()).unwrap_or(usize::MAX);
@@ -352,6 +357,7 @@ fn images_config(config: &Config) -> ImagesConfig {
         parallel_layers: usize_of(image.parallel_layers),
         parallel_layers_per_pull: usize_of(image.parallel_layers_per_pull),
         pinned: pinned(config),
+        additional_stores: image.additional_stores.clone(),
         credentials: node_credentials(config),
         trust: image::TrustConfig {
             policy: image.signature_policy.clone(),

@@ -10,6 +10,7 @@ mod finding;
 mod kernel;
 mod rights;
 mod selinux;
+mod stores;
 mod streaming;
 
 use std::path::Path;
@@ -67,6 +68,7 @@ async fn all(config: &Config) -> Vec<Finding> {
     findings.extend(streaming::check(config));
     findings.extend(credentials::check(config));
     findings.extend(disk::check(config));
+    findings.extend(stores::check(config).await);
     findings
 }
 

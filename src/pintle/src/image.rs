@@ -1,9 +1,10 @@
 //! `pintle image`: pulls, archives in and out, the list, how an image would be pulled, and the care of the store, through a running
-//! server.
+//! server; and without one, stores for others to use.
 
 mod credentials;
 mod explain;
 mod list;
+mod make_store;
 pub(crate) mod progress;
 mod pull;
 mod store;
@@ -30,6 +31,7 @@ use tonic::transport::Channel;
 use crate::{
     args::{Connected, Format, ImageCommand},
     client::{self, Asked, ClientError},
+    config::{self, Sources},
     exit::{Exit, Failure, OrExit},
 };
 
@@ -164,6 +166,18 @@ pub(crate) async fn run(config_file: Option<&Path>, command: &ImageCommand) -> R
                 println!("{:#}", store::pruned_json(&pruned));
             } else {
                 print!("{}", store::pruned_text(&pruned, *dry_run));
+            }
+            Ok(())
+        }
+        ImageCommand::MakeStore {
+            directory,
+            images,
+            archive,
+        } => {
+            let config = config::load(&Sources::new(config_file)).or_exit(Exit::Usage)?;
+            let made = make_store::run(&config, directory, images, archive).await;
+            for name in made.or_exit(Exit::Unavailable)? {
+                println!("{name}");
             }
             Ok(())
         }

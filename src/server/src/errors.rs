@@ -147,9 +147,12 @@ fn image_code(error: &ImageError) -> Code {
         ImageError::TooLarge { .. } | ImageError::DiskFull { .. } => Code::ResourceExhausted,
         ImageError::Sources(_)
         | ImageError::Unsupported { .. }
+        | ImageError::ReadOnlyStore { .. }
         | ImageError::NodeCredentials(_) => Code::FailedPrecondition,
         ImageError::Deadline { .. } => Code::DeadlineExceeded,
-        ImageError::Interrupted { .. } => Code::Unavailable,
+        ImageError::Interrupted { .. }
+        | ImageError::LayerAway { .. }
+        | ImageError::AdditionalStore(_) => Code::Unavailable,
         ImageError::Storage { source, .. } => storage_code(source),
         ImageError::Records(error) => state_code(error),
         ImageError::File { source, .. } => io_code(source),
@@ -188,9 +191,14 @@ fn storage_code(error: &storage::StorageError) -> Code {
         Code::ResourceExhausted
     } else if error.is_bad_layer() {
         Code::DataLoss
-    } else if matches!(error, storage::StorageError::VolumesTooLarge { .. }) {
-        // Another pod, with volumes of its own there, would do.
+    } else if matches!(
+        error,
+        storage::StorageError::VolumesTooLarge { .. } | storage::StorageError::CannotMapIds { .. }
+    ) {
+        // Another pod, with volumes of its own there or without a user namespace, would do.
         Code::FailedPrecondition
+    } else if matches!(error, storage::StorageError::StoreGone { .. }) {
+        Code::Unavailable
     } else {
         Code::Internal
     }

@@ -1,5 +1,7 @@
 //! ImageService.
 
+use std::collections::BTreeMap;
+
 use api::cri;
 use api::cri::image_service_server::ImageService;
 use image::{Credentials, PullRequest};
@@ -45,12 +47,17 @@ impl ImageService for Face {
         let name = image_name(request.image)?;
         subjects.image(&name);
         let image = self.images.get(&name);
+        let info = match &image {
+            // Only who wants all of it waits, and only for an additional store.
+            Some(image) if request.verbose => {
+                let document = self.images.document(image).await;
+                let document = document.map_err(|error| image_status(&error))?;
+                describe::image_info(image, &document)
+            }
+            _ => BTreeMap::new(),
+        };
         Ok(Response::new(cri::ImageStatusResponse {
-            info: image
-                .as_deref()
-                .filter(|_| request.verbose)
-                .map(describe::image_info)
-                .unwrap_or_default(),
+            info,
             image: image.map(|image| describe::image_message(&image)),
         }))
     }

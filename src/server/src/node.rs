@@ -75,9 +75,24 @@ impl Face {
                 })
             })
             .collect();
+        let stores: Vec<_> = self
+            .images
+            .additional_stores()
+            .into_iter()
+            .map(|store| {
+                json!({
+                    "path": store.root.display().to_string(),
+                    "images": store.images,
+                    "unusableImages": store.unusable_images,
+                    "layers": store.layers,
+                    "problem": store.problem.map(|problem| engine::error::in_full(&*problem)),
+                })
+            })
+            .collect();
         let node = json!({
             "warnings": node.warnings,
             "selinux": selinux(node.selinux.as_ref()),
+            "additionalImageStores": stores,
             "deferredUndos": node.deferred_undos,
             "jobs": jobs,
         });

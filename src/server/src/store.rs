@@ -1,6 +1,7 @@
 //! The operator's view of the image store: what images take, who uses them, and whether their layers are whole.
 
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 use std::sync::Arc;
 
 use api::admin::{
@@ -9,7 +10,7 @@ use api::admin::{
     VerifySummary, verify_images_response::News,
 };
 use futures_util::stream::{self, BoxStream, StreamExt as _};
-use image::{Image, Prune, Verified};
+use image::{Image, Images, Prune, Verified};
 use state::ImageId;
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status};
@@ -75,35 +76,12 @@ impl Face {
         }
         let images = self.named(names)?;
         let with_config = !names.is_empty();
-        let users = self.users();
+        let users = Arc::new(self.users());
         let store = self.images.clone();
         // One by one: thousands of images together are more than a message may hold.
-        let details = stream::iter(images).map(move |image| {
-            let disk = store.disk(&image);
-            let layers = store.layers(&image).into_iter().map(|layer| ImageLayer {
-                chain_id: layer.row.chain.to_string(),
-                diff_id: layer.row.diff.to_string(),
-                size_bytes: layer.row.size_bytes,
-                inodes: layer.row.inodes,
-                shared: layer.is_shared,
-            });
-            Ok(ImageDetails {
-                layers: layers.collect(),
-                used_bytes: disk.used_bytes,
-                reclaimable_bytes: disk.reclaimable_bytes,
-                manifest_digest: image
-                    .manifest_digest
-                    .as_ref()
-                    .map(ToString::to_string)
-                    .unwrap_or_default(),
-                containers: users.get(image.id.as_str()).cloned().unwrap_or_default(),
-                config: if with_config {
-                    String::from_utf8_lossy(&image.raw_config).into_owned()
-                } else {
-                    String::new()
-                },
-                image: Some(describe::image_message(&image)),
-            })
+        let details = stream::iter(images).then(move |image| {
+            let (store, users) = (store.clone(), Arc::clone(&users));
+            async move { details(&store, &image, &users, with_config).await }
         });
         Ok(Response::new(details.boxed()))
     }
@@ -172,6 +150,50 @@ impl Face {
     }
 }
 
+/// All about an image. `users` are the containers that have it, by the image's id.
+async fn details(
+    store: &Images,
+    image: &Arc<Image>,
+    users: &HashMap<String, Vec<String>>,
+    with_config: bool,
+) -> Result<ImageDetails, Status> {
+    let disk = store.disk(image);
+    let layers = store.layers(image).into_iter().map(|layer| ImageLayer {
+        chain_id: layer.row.chain.to_string(),
+        diff_id: layer.row.diff.to_string(),
+        size_bytes: layer.row.size_bytes,
+        inodes: layer.row.inodes,
+        shared: layer.is_shared,
+        store: path_of(layer.store.as_deref()),
+    });
+    let config = if with_config {
+        let document = store.document(image).await;
+        let document = document.map_err(|error| image_status(&error))?;
+        String::from_utf8_lossy(&document).into_owned()
+    } else {
+        String::new()
+    };
+    Ok(ImageDetails {
+        layers: layers.collect(),
+        used_bytes: disk.used_bytes,
+        reclaimable_bytes: disk.reclaimable_bytes,
+        manifest_digest: image
+            .manifest_digest
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
+        containers: users.get(image.id.as_str()).cloned().unwrap_or_default(),
+        config,
+        store: path_of(image.store.as_deref()),
+        image: Some(describe::image_message(image)),
+    })
+}
+
+/// The directory of an additional store; empty for our own.
+fn path_of(store: Option<&Path>) -> String {
+    store.map_or_else(String::new, |store| store.display().to_string())
+}
+
 fn message(verified: Verified) -> VerifyImagesResponse {
     let news = match verified {
         Verified::Layer { chain, done, total } => News::Progress(VerifyProgress {
@@ -187,6 +209,7 @@ fn message(verified: Verified) -> VerifyImagesResponse {
             };
             News::Damaged(DamagedLayer {
                 chain_id: layer.chain.to_string(),
+                store: path_of(layer.store.as_deref()),
                 images: layer.images,
                 findings: layer.findings,
                 mending: mending.into(),

@@ -33,6 +33,33 @@ pub enum StateError {
         /// The newest schema this program knows.
         known: i64,
     },
+    /// The file of another's store was written by an older Pintle, and is not ours to migrate.
+    #[error(
+        "the database {} has schema {found}, and this Pintle reads schema {known}; have a server of this version open the \
+         store once where it can be written",
+        path.display()
+    )]
+    OlderSchema {
+        /// The database file.
+        path: PathBuf,
+        /// The `user_version` found in it.
+        found: i64,
+        /// The schema this program reads.
+        known: i64,
+    },
+    /// Changes of the file of another's store stand beside it, so that it does not tell the truth by itself.
+    #[error(
+        "the database {} is in use, or was not closed by the server that wrote it: there are changes in {}; stop that server \
+         before the store is copied or packed",
+        path.display(),
+        log.display()
+    )]
+    NotClosed {
+        /// The database file.
+        path: PathBuf,
+        /// The file beside it.
+        log: PathBuf,
+    },
     /// A migration step failed; the file is as it was before.
     #[error("bring the database {} to schema {to}", path.display())]
     Migrate {

@@ -2,7 +2,7 @@
 
 use std::{fmt, path::Path, sync::Arc};
 
-use rusqlite::{Connection, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use crate::{
     ChainId, DiffId, ImageId, StateError,
@@ -139,6 +139,34 @@ pub struct ImagesContents {
     pub references: Vec<(String, ImageId)>,
     /// Layers on disk, by chain id.
     pub layers: Vec<LayerRow>,
+}
+
+impl ImagesContents {
+    /// Reads a database that is another's and that nobody changes meanwhile, such as one on a read-only file system. Writes
+    /// nothing, and keeps nothing open. Blocks.
+    pub fn read_only(path: &Path) -> Result<Self, StateError> {
+        let connection = schema::open_read_only(path, STEPS)?;
+        read(&connection).map_err(|source| StateError::Read {
+            path: path.to_owned(),
+            source,
+        })
+    }
+}
+
+/// Reads the record of one image as [`ImagesContents::read_only`] reads them all; `None` if there is none. Blocks.
+pub fn read_only_record(path: &Path, id: &ImageId) -> Result<Option<Vec<u8>>, StateError> {
+    let connection = schema::open_read_only(path, STEPS)?;
+    connection
+        .query_row(
+            "SELECT body FROM images WHERE id = ?1",
+            [id.as_str()],
+            |row| row.get(0),
+        )
+        .optional()
+        .map_err(|source| StateError::Read {
+            path: path.to_owned(),
+            source,
+        })
 }
 
 /// The images database, open for writing. Clones share one writer thread.

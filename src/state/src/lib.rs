@@ -19,5 +19,5 @@ mod writer;
 pub use digest::{Algorithm, BadDigest, ChainId, DiffId, Digest, ImageId};
 pub use error::StateError;
 pub use id::{BadId, ContainerId, PodId};
-pub use images::{ImagesChange, ImagesContents, ImagesDb, LayerRow};
+pub use images::{ImagesChange, ImagesContents, ImagesDb, LayerRow, read_only_record};
 pub use pods::{PodsChange, PodsContents, PodsDb, UndoRow};

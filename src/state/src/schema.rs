@@ -4,14 +4,18 @@
 //! in one transaction, so a file is always exactly at some schema.
 
 use std::{
-    fs::{OpenOptions, Permissions},
+    fmt::Write as _,
+    fs::{self, OpenOptions, Permissions},
     io,
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
-    path::Path,
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{OpenOptionsExt, PermissionsExt},
+    },
+    path::{Path, PathBuf},
     time::Duration,
 };
 
-use rusqlite::{Connection, Transaction, TransactionBehavior};
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 use crate::StateError;
 
@@ -46,6 +50,66 @@ pub(crate) fn open(
     })?;
     migrate(&mut connection, path, steps)?;
     Ok(connection)
+}
+
+/// Opens a file that is another's, perhaps on a file system that cannot be written: nothing is written, locked or made, beside
+/// it neither. It has to be at the schema that `steps` lead to.
+pub(crate) fn open_read_only(path: &Path, steps: &[Step]) -> Result<Connection, StateError> {
+    let log = beside(path, "-wal");
+    match fs::metadata(&log) {
+        Ok(found) if found.len() > 0 => {
+            return Err(StateError::NotClosed {
+                path: path.to_owned(),
+                log,
+            });
+        }
+        _ => {}
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+        | OpenFlags::SQLITE_OPEN_URI
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection =
+        Connection::open_with_flags(immutable(path), flags).map_err(|source| StateError::Open {
+            path: path.to_owned(),
+            source,
+        })?;
+    let found = version(&connection, path)?;
+    let known = newest(steps);
+    match found.cmp(&known) {
+        std::cmp::Ordering::Equal => Ok(connection),
+        std::cmp::Ordering::Less => Err(StateError::OlderSchema {
+            path: path.to_owned(),
+            found,
+            known,
+        }),
+        std::cmp::Ordering::Greater => Err(StateError::NewerSchema {
+            path: path.to_owned(),
+            found,
+            known,
+        }),
+    }
+}
+
+/// The path with something appended to its last name.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// The URI by which SQLite takes the file for one that nobody changes.
+fn immutable(path: &Path) -> String {
+    let mut uri = "file:".to_owned();
+    for byte in path.as_os_str().as_bytes() {
+        if byte.is_ascii_alphanumeric() || b"/-._~".contains(byte) {
+            uri.push(char::from(*byte));
+        } else {
+            // Writing to a String cannot fail.
+            let _ = write!(uri, "%{byte:02X}");
+        }
+    }
+    uri.push_str("?immutable=1");
+    uri
 }
 
 /// Sees to it that only the owner reads the file: pods have secrets in their environment. SQLite gives the files beside it
@@ -87,12 +151,7 @@ fn connect(path: &Path, durability: Durability) -> rusqlite::Result<Connection> 
 }
 
 fn migrate(connection: &mut Connection, path: &Path, steps: &[Step]) -> Result<(), StateError> {
-    let found: i64 = connection
-        .pragma_query_value(None, "user_version", |row| row.get(0))
-        .map_err(|source| StateError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
+    let found = version(connection, path)?;
     for (to, step) in (1_i64..).zip(steps) {
         if to > found {
             run_step(connection, to, *step).map_err(|source| StateError::Migrate {
@@ -102,7 +161,7 @@ fn migrate(connection: &mut Connection, path: &Path, steps: &[Step]) -> Result<(
             })?;
         }
     }
-    let known = i64::try_from(steps.len()).unwrap_or(i64::MAX);
+    let known = newest(steps);
     if found > known {
         return Err(StateError::NewerSchema {
             path: path.to_owned(),
@@ -111,6 +170,19 @@ fn migrate(connection: &mut Connection, path: &Path, steps: &[Step]) -> Result<(
         });
     }
     Ok(())
+}
+
+fn version(connection: &Connection, path: &Path) -> Result<i64, StateError> {
+    connection
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .map_err(|source| StateError::Read {
+            path: path.to_owned(),
+            source,
+        })
+}
+
+fn newest(steps: &[Step]) -> i64 {
+    i64::try_from(steps.len()).unwrap_or(i64::MAX)
 }
 
 fn run_step(connection: &mut Connection, to: i64, step: Step) -> rusqlite::Result<()> {
@@ -198,7 +270,7 @@ mod tests {
     fn what_is_no_database_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("db");
-        std::fs::write(&path, "x".repeat(5000)).unwrap();
+        fs::write(&path, "x".repeat(5000)).unwrap();
         assert!(matches!(
             open(&path, Durability::Process, &[first]),
             Err(StateError::Open { .. })
@@ -214,13 +286,58 @@ mod tests {
     }
 
     #[test]
+    fn another_ones_file_is_read_and_nothing_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a b%c?#.db");
+        let names = || {
+            let mut names: Vec<_> = fs::read_dir(dir.path())
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name())
+                .collect();
+            names.sort();
+            names
+        };
+        let writer = open(&path, Durability::Disk, &[first, second]).unwrap();
+        // What is in the log only is not there for who reads the file alone.
+        let error = open_read_only(&path, &[first, second]).unwrap_err();
+        assert!(matches!(error, StateError::NotClosed { .. }), "{error}");
+        drop(writer);
+        assert_eq!(names(), ["a b%c?#.db"]);
+        let content = fs::read(&path).unwrap();
+        let reader = open_read_only(&path, &[first, second]).unwrap();
+        let rows: i64 = reader
+            .query_row("SELECT count(*) FROM a", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(rows, 1);
+        assert!(reader.execute("INSERT INTO a VALUES (2)", []).is_err());
+        assert_eq!(names(), ["a b%c?#.db"]);
+        drop(reader);
+        assert_eq!(fs::read(&path).unwrap(), content);
+        assert!(matches!(
+            open_read_only(&path, &[first]),
+            Err(StateError::NewerSchema { .. })
+        ));
+        assert!(matches!(
+            open_read_only(&path, &[first, second, first]),
+            Err(StateError::OlderSchema {
+                found: 2,
+                known: 3,
+                ..
+            })
+        ));
+        let absent = dir.path().join("absent");
+        assert!(open_read_only(&absent, &[first]).is_err());
+        assert!(!absent.exists());
+    }
+
+    #[test]
     fn only_the_owner_reads_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("db");
-        std::fs::write(&path, "").unwrap();
-        std::fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
+        fs::write(&path, "").unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
         let _connection = open(&path, Durability::Process, &[first]).unwrap();
-        for entry in std::fs::read_dir(dir.path()).unwrap() {
+        for entry in fs::read_dir(dir.path()).unwrap() {
             let entry = entry.unwrap();
             let mode = entry.metadata().unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{entry:?}");

@@ -79,11 +79,34 @@ pub enum StorageError {
     /// The thread that writes files could not be started.
     #[error("start a thread")]
     Thread(#[source] io::Error),
-    /// A layer is not in the store.
-    #[error("layer {chain} is not in the store")]
+    /// A layer is in no store.
+    #[error("layer {chain} is not in the store, nor in an additional one that is there")]
     NoSuchLayer {
         /// Its chain id.
         chain: ChainId,
+    },
+    /// A layer is not where its additional store had it.
+    #[error("the layer {} of an additional store; is {} still mounted?", layer.display(), store.display())]
+    StoreGone {
+        /// The layer's directory.
+        layer: PathBuf,
+        /// The store's.
+        store: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// Layers on such a file system cannot be shown to a pod with a user namespace.
+    #[error(
+        "the file system of the store {} does not take idmapped mounts, so pods with user namespaces cannot use its layers",
+        store.display()
+    )]
+    CannotMapIds {
+        /// The store's directory.
+        store: PathBuf,
+        /// What failed.
+        #[source]
+        source: sys::SysError,
     },
     /// A container's writable layer exists already.
     #[error("the root file system of container {container} exists already")]
@@ -143,7 +166,7 @@ impl StorageError {
     pub fn is_disk_full(&self) -> bool {
         let source = match self {
             Self::Io { source, .. } | Self::Unpack { source, .. } => source,
-            Self::Mount { source, .. } => match source.io() {
+            Self::Mount { source, .. } | Self::CannotMapIds { source, .. } => match source.io() {
                 Some(source) => source,
                 None => return false,
             },

@@ -12,7 +12,7 @@ use std::{
     io::{Read, Write},
     os::{fd::OwnedFd, unix::fs::PermissionsExt},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
 
 use rustix::fs::{CWD, Mode, OFlags};
@@ -20,7 +20,8 @@ use state::{ChainId, DiffId, LayerRow};
 use sys::fault::{self, FaultPoint};
 
 use crate::{
-    Compression, StorageError, UnpackLimits, Usage, blob, export,
+    Compression, ForeignLayers, StorageError, UnpackLimits, Usage, blob, export,
+    foreign::Place,
     pipeline::{self, TarStream},
     recipe,
     removal::{Trash, fresh_name},
@@ -37,9 +38,11 @@ pub struct LayerStore {
 }
 
 pub(crate) struct Inner {
-    pub(crate) root: PathBuf,
+    pub(crate) root: Arc<Path>,
     pub(crate) trash: Trash,
     index: Mutex<Index>,
+    /// Where layers are looked for that are not in the index.
+    foreign: RwLock<Arc<ForeignLayers>>,
     /// Held while layers are committed, so that two pulls that share a layer do not both put it in its place.
     pub(crate) committing: Mutex<()>,
 }
@@ -148,9 +151,10 @@ impl LayerStore {
             make_dir(&root.join(dir))?;
         }
         let inner = Inner {
-            root: root.to_owned(),
+            root: root.into(),
             trash: Trash::open(&root.join("tmp"))?,
             index: Mutex::default(),
+            foreign: RwLock::default(),
             committing: Mutex::default(),
         };
         let mut known: HashMap<&str, &LayerRow> =
@@ -183,14 +187,26 @@ impl LayerStore {
         &self.inner.root
     }
 
-    /// Whether a layer is in the store.
+    /// From now on, layers that are not in the store are taken from these, to be mounted and read.
+    pub fn set_foreign(&self, layers: Arc<ForeignLayers>) {
+        *self
+            .inner
+            .foreign
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = layers;
+    }
+
+    /// Whether a layer is in the store itself.
     pub fn contains(&self, chain: &ChainId) -> bool {
         self.inner.index().rows.contains_key(chain)
     }
 
-    /// The directory of a layer, whether it is there or not.
+    /// The directory of a layer, of an additional store if it is not in this one; if it is nowhere, where it would be.
     pub fn path(&self, chain: &ChainId) -> PathBuf {
-        self.inner.layer_dir(chain)
+        match self.inner.locate(chain) {
+            Ok(place) => place.layer,
+            Err(_) => self.inner.layer_dir(chain),
+        }
     }
 
     /// What all layers take. Costs nothing.
@@ -321,17 +337,8 @@ impl LayerStore {
         chain: &ChainId,
         writer: impl Write,
     ) -> Result<DiffId, StorageError> {
-        if !self.contains(chain) {
-            return Err(StorageError::NoSuchLayer {
-                chain: chain.clone(),
-            });
-        }
-        export::export(
-            chain,
-            &self.inner.layer_dir(chain),
-            &self.inner.recipe(chain),
-            writer,
-        )
+        let place = self.inner.locate(chain)?;
+        export::export(chain, &place.layer, &place.recipe, writer)
     }
 
     /// Waits until everything that was removed so far is deleted. Blocks.
@@ -393,20 +400,23 @@ impl Inner {
         Ok(())
     }
 
-    /// The directories of layers, in the order given.
-    pub(crate) fn layer_dirs<'a>(
-        &self,
-        chains: impl Iterator<Item = &'a ChainId>,
-    ) -> Result<Vec<PathBuf>, StorageError> {
-        let index = self.index();
-        chains
-            .map(|chain| match index.rows.get(chain) {
-                Some(_) => Ok(self.layer_dir(chain)),
-                None => Err(StorageError::NoSuchLayer {
-                    chain: chain.clone(),
-                }),
-            })
-            .collect()
+    /// Where a layer is, in this store before others.
+    pub(crate) fn locate(&self, chain: &ChainId) -> Result<Place, StorageError> {
+        if self.index().rows.contains_key(chain) {
+            return Ok(Place::of(&self.root, chain, false));
+        }
+        let foreign = self.foreign();
+        match foreign.get(chain) {
+            Some(layer) => Ok(Place::of(layer.store, chain, true)),
+            None => Err(StorageError::NoSuchLayer {
+                chain: chain.clone(),
+            }),
+        }
+    }
+
+    pub(crate) fn foreign(&self) -> Arc<ForeignLayers> {
+        let foreign = self.foreign.read();
+        Arc::clone(&foreign.unwrap_or_else(PoisonError::into_inner))
     }
 
     /// What a layer takes with its recipe, to the block.

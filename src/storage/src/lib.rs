@@ -25,6 +25,7 @@ mod blob;
 mod compression;
 mod error;
 mod export;
+mod foreign;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 mod layers;
@@ -45,10 +46,11 @@ mod volume;
 
 pub use compression::Compression;
 pub use error::StorageError;
+pub use foreign::{ForeignLayer, ForeignLayers, ForeignStoreError, look_at};
 pub use layers::{LayerStore, Unpacked};
 pub use limits::{Limit, UnpackLimits};
 pub use replace::Replaced;
-pub use rootfs::{IdShift, Rootfs};
+pub use rootfs::{IdShift, Rootfs, unmount_scratch};
 pub use tarball::TarError;
 pub use usage::{Measurement, Usage};
 pub use volume::{Volume, VolumeBudget, VolumeOrder};

@@ -12,12 +12,17 @@ use std::{
         unix::fs::{MetadataExt, PermissionsExt},
     },
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
+use rustix::io::Errno;
 use state::ChainId;
-use sys::mount::{OverlayMount, UpperDirs};
+use sys::{
+    SysError,
+    mount::{OverlayMount, UpperDirs},
+};
 
-use crate::{LayerStore, Measurement, StorageError, tree, usage, volume};
+use crate::{LayerStore, Measurement, StorageError, foreign::Place, tree, usage, volume};
 
 /// How many directories below the writable one an overlay takes.
 const MIN_LOWER_READONLY: usize = 2;
@@ -27,7 +32,8 @@ const MIN_LOWER_READONLY: usize = 2;
 pub struct IdShift<'a> {
     /// The user namespace, as a file.
     pub user_namespace: BorrowedFd<'a>,
-    /// An empty directory, on which the store is mounted with its ids mapped as long as the overlay is being made.
+    /// A directory in which each store that has some of the layers is mounted, `0` and so on, with its ids mapped, as long as
+    /// the overlay is being made. [`unmount_scratch`] takes away what a crash left of it.
     pub scratch: &'a Path,
 }
 
@@ -73,17 +79,22 @@ impl Rootfs for LayerStore {
         let dir = self.container_dir(container)?;
         let lower = self.lower(layers, readonly)?;
         let Some(shift) = shift else {
+            let lower: Vec<PathBuf> = lower.into_iter().map(|lower| lower.dir).collect();
             return self.mount_layers(container, &dir, &lower, target, readonly, label);
         };
-        let _shown = ShiftedStore::mount(container, self.root(), shift)?;
-        let shifted: Vec<PathBuf> = lower
-            .iter()
-            .map(|dir| {
-                shift
-                    .scratch
-                    .join(dir.strip_prefix(self.root()).unwrap_or(dir))
-            })
-            .collect();
+        let mut shown: Vec<ShiftedStore> = Vec::new();
+        let mut shifted = Vec::with_capacity(lower.len());
+        for lower in &lower {
+            let known = shown.iter().position(|shown| shown.store == lower.store);
+            let store = if let Some(known) = known {
+                &shown[known]
+            } else {
+                let at = shift.scratch.join(shown.len().to_string());
+                shown.push_mut(ShiftedStore::mount(container, &lower.store, shift, at)?)
+            };
+            let inside = lower.dir.strip_prefix(&*lower.store).unwrap_or(&lower.dir);
+            shifted.push(store.at.join(inside));
+        }
         self.mount_layers(container, &dir, &shifted, target, readonly, label)
     }
 
@@ -162,47 +173,111 @@ impl LayerStore {
     }
 
     /// The directories below the writable one, topmost first.
-    fn lower(&self, layers: &[ChainId], readonly: bool) -> Result<Vec<PathBuf>, StorageError> {
-        let mut lower = self.inner().layer_dirs(layers.iter().rev())?;
-        // A layer whose root is opaque hides all layers below, which the overlay itself does not see of a root.
-        if let Some(opaque) = lower.iter().position(|dir| is_opaque(dir)) {
-            lower.truncate(opaque + 1);
+    fn lower(&self, layers: &[ChainId], readonly: bool) -> Result<Vec<Lower>, StorageError> {
+        let mut lower = Vec::with_capacity(layers.len().max(MIN_LOWER_READONLY));
+        for chain in layers.iter().rev() {
+            let place = self.inner().locate(chain)?;
+            let is_opaque = is_opaque(&place)?;
+            lower.push(Lower {
+                store: place.store,
+                dir: place.layer,
+            });
+            // A layer whose root is opaque hides all layers below, which the overlay itself does not see of a root.
+            if is_opaque {
+                break;
+            }
         }
         let wanted = if readonly { MIN_LOWER_READONLY } else { 1 };
         for spare in 0..wanted.saturating_sub(lower.len()) {
-            lower.push(self.root().join("empty").join(spare.to_string()));
+            lower.push(Lower {
+                store: Arc::clone(&self.inner().root),
+                dir: self.root().join("empty").join(spare.to_string()),
+            });
         }
         Ok(lower)
     }
 }
 
-/// The store as a user namespace sees it, for as long as this lives. An overlay keeps its layers' mounts by itself.
-struct ShiftedStore<'a>(&'a Path);
+/// A directory for an overlay.
+struct Lower {
+    store: Arc<Path>,
+    dir: PathBuf,
+}
 
-impl<'a> ShiftedStore<'a> {
-    fn mount(container: &str, root: &Path, shift: &IdShift<'a>) -> Result<Self, StorageError> {
+/// A store as a user namespace sees it, for as long as this lives. An overlay keeps its layers' mounts by itself.
+struct ShiftedStore {
+    store: Arc<Path>,
+    at: PathBuf,
+}
+
+impl ShiftedStore {
+    fn mount(
+        container: &str,
+        store: &Arc<Path>,
+        shift: &IdShift<'_>,
+        at: PathBuf,
+    ) -> Result<Self, StorageError> {
+        match fs::create_dir(&at) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(StorageError::io("create", &at)(error));
+            }
+            _ => {}
+        }
         // Read-only: whoever finds this mount after a crash, and even deletes what is in it, does no harm.
         let how = sys::idmap::Copying {
             readonly: true,
             recursive: false,
             spread: sys::idmap::Spread::Private,
         };
-        sys::idmap::hold(root)
-            .and_then(|root| sys::idmap::bind(root, shift.user_namespace, shift.scratch, how))
-            .map_err(mounting(container))?;
-        Ok(Self(shift.scratch))
-    }
-}
-
-impl Drop for ShiftedStore<'_> {
-    fn drop(&mut self) {
-        if let Err(error) = sys::mount::unmount(self.0) {
-            tracing::warn!(path = %self.0.display(), %error, "a mount of the store is left over");
+        let held = sys::idmap::hold(store).map_err(mounting(container))?;
+        match sys::idmap::bind(&held, shift.user_namespace, &at, how) {
+            Ok(()) => Ok(Self {
+                store: Arc::clone(store),
+                at,
+            }),
+            Err(source)
+                if source.io().and_then(io::Error::raw_os_error)
+                    == Some(Errno::INVAL.raw_os_error()) =>
+            {
+                Err(StorageError::CannotMapIds {
+                    store: store.to_path_buf(),
+                    source,
+                })
+            }
+            Err(source) => Err(mounting(container)(source)),
         }
     }
 }
 
-fn mounting(container: &str) -> impl FnOnce(sys::SysError) -> StorageError {
+impl Drop for ShiftedStore {
+    fn drop(&mut self) {
+        if let Err(error) = sys::mount::unmount(&self.at) {
+            tracing::warn!(path = %self.at.display(), %error, "a mount of the store is left over");
+        }
+    }
+}
+
+/// Unmounts what is mounted on [`IdShift::scratch`] and in it. It need not be there.
+pub fn unmount_scratch(scratch: &Path) -> Result<(), SysError> {
+    // Earlier versions mounted their one store on the directory itself.
+    sys::mount::unmount(scratch)?;
+    let listing = |source| SysError::Path {
+        doing: "list",
+        path: scratch.to_owned(),
+        source,
+    };
+    let entries = match fs::read_dir(scratch) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(listing(error)),
+    };
+    for entry in entries {
+        sys::mount::unmount(&entry.map_err(listing)?.path())?;
+    }
+    Ok(())
+}
+
+fn mounting(container: &str) -> impl FnOnce(SysError) -> StorageError {
     move |source| StorageError::Mount {
         container: container.to_owned(),
         source,
@@ -248,10 +323,18 @@ fn make_upper(dirs: UpperDirs<'_>, model: Option<&PathBuf>) -> Result<(), Storag
         .map_err(StorageError::io("set the permissions of", upper))
 }
 
-fn is_opaque(dir: &Path) -> bool {
+/// Whether a layer's root hides all layers below. That a layer of an additional store is not there any more is seen here.
+fn is_opaque(place: &Place) -> Result<bool, StorageError> {
     let mut value = [0_u8; 2];
-    rustix::fs::lgetxattr(dir, tree::OPAQUE, &mut value)
-        .is_ok_and(|length| value[..length] == *b"y")
+    match rustix::fs::lgetxattr(&place.layer, tree::OPAQUE, &mut value) {
+        Ok(length) => Ok(value[..length] == *b"y"),
+        Err(error) if place.is_foreign && error != Errno::NODATA => Err(StorageError::StoreGone {
+            layer: place.layer.clone(),
+            store: place.store.to_path_buf(),
+            source: error.into(),
+        }),
+        Err(_) => Ok(false),
+    }
 }
 
 #[cfg(test)]

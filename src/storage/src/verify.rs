@@ -20,10 +20,11 @@ use rustix::{
     fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat},
     io::Errno,
 };
-use state::{ChainId, DiffId, LayerRow};
+use state::{DiffId, LayerRow};
 
 use crate::{
     LayerStore, StorageError, UnpackLimits, adopt, blob, export,
+    foreign::Place,
     layers::{TempDir, make_dir, open_dir},
     recipe::{self, Recipe},
     tree,
@@ -55,17 +56,13 @@ impl LayerStore {
     /// # Errors
     /// What keeps the comparison from being made, such as a full disk. A layer that cannot be read is a damaged one.
     pub fn verify(&self, row: &LayerRow, stop: &AtomicBool) -> Result<Vec<String>, StorageError> {
-        if !self.contains(&row.chain) {
-            return Err(StorageError::NoSuchLayer {
-                chain: row.chain.clone(),
-            });
-        }
+        let place = self.inner().locate(&row.chain)?;
         thread::scope(|scope| {
             let work = thread::Builder::new()
                 .name("verify".to_owned())
                 .spawn_scoped(scope, || {
                     sys::background::give_way();
-                    self.compare(row, stop)
+                    self.compare(row, &place, stop)
                 })
                 .map_err(StorageError::Thread)?;
             work.join()
@@ -73,11 +70,16 @@ impl LayerStore {
         })
     }
 
-    fn compare(&self, row: &LayerRow, stop: &AtomicBool) -> Result<Vec<String>, StorageError> {
+    fn compare(
+        &self,
+        row: &LayerRow,
+        place: &Place,
+        stop: &AtomicBool,
+    ) -> Result<Vec<String>, StorageError> {
         let temp = self.inner().temp_dir("verify");
         let model = temp.layer();
         make_dir(&model)?;
-        let (written, modelled) = self.write_and_model(row, stop, &temp)?;
+        let (written, modelled) = write_and_model(row, place, stop, &temp)?;
         if stop.load(Ordering::Relaxed) {
             return Err(stopped(row));
         }
@@ -101,7 +103,19 @@ impl LayerStore {
             Err(error) if error.is_bad_layer() => return Ok(vec![in_full(&error)]),
             Err(error) => return Err(error),
         };
-        let parents = self.inner().dirs_down_from(row.parent.as_ref())?;
+        let parents = if implied.is_empty() {
+            Vec::new()
+        } else {
+            match self.inner().dirs_down_from(row.parent.as_ref()) {
+                Ok(parents) => parents,
+                // Of a store that is away for the time being.
+                Err(error @ StorageError::NoSuchLayer { .. }) => {
+                    findings.add(|| format!("what it has of the layers below: {error}"));
+                    return Ok(findings.told());
+                }
+                Err(error) => return Err(error),
+            }
+        };
         adopt::adopt(&model, &implied, &parents)?;
         let failed = |errno: Errno| StorageError::io("compare", &model)(errno);
         let mut comparison = Comparison {
@@ -111,7 +125,7 @@ impl LayerStore {
             stop,
         };
         let model_fd = open_dir(&model)?;
-        match open_dir(&self.path(&row.chain)) {
+        match open_dir(&place.layer) {
             Ok(layer) => comparison
                 .directory(&model_fd, &layer, b"")
                 .map_err(failed)?,
@@ -122,61 +136,58 @@ impl LayerStore {
         }
         Ok(comparison.findings.told())
     }
-
-    /// Writes the layer's tar again, and makes the model of it meanwhile. The second result are directories that the tar
-    /// implies.
-    fn write_and_model(
-        &self,
-        row: &LayerRow,
-        stop: &AtomicBool,
-        temp: &TempDir,
-    ) -> Result<(Written, Modelled), StorageError> {
-        let kept = temp.path().join("kept");
-        make_dir(&kept)?;
-        let (root, kept) = (open_dir(&temp.layer())?, open_dir(&kept)?);
-        let null = Path::new("/dev/null");
-        let unread = File::options().write(true).open(null);
-        let unread = unread.map_err(StorageError::io("open", null))?;
-        let (reader, writer) =
-            io::pipe().map_err(StorageError::io("make a pipe for", temp.path()))?;
-        // It was within the limits when it came, whatever these are by now.
-        let limits = UnpackLimits {
-            bytes: u64::MAX,
-            entries: u64::MAX,
-            ..UnpackLimits::default()
-        };
-        thread::scope(|scope| {
-            let writing = thread::Builder::new()
-                .name("verify-tar".to_owned())
-                .spawn_scoped(scope, move || {
-                    export::export(
-                        &row.chain,
-                        &self.path(&row.chain),
-                        &self.inner().recipe(&row.chain),
-                        Stoppable { writer, stop },
-                    )
-                })
-                .map_err(StorageError::Thread)?;
-            let input = BufReader::with_capacity(BUFFER_BYTES, reader);
-            let hollow = Contents::Hollow;
-            let made = match self.blob_path(&row.chain) {
-                Some(path) => blob::store(input, &path, root, kept, unread, hollow, &limits),
-                None => unpack::unpack(input, root, kept, unread, hollow, &limits),
-            };
-            let written = writing
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            Ok((written, made.map(|filled| filled.implied)))
-        })
-    }
 }
 
-impl LayerStore {
-    /// Where a layer's file is, if the layer is a blob. A recipe that cannot be read is none: writing the tar says so.
-    fn blob_path(&self, chain: &ChainId) -> Option<Vec<u8>> {
-        let recipe = File::open(recipe::file_in(&self.inner().recipe(chain))).ok()?;
-        Recipe::new(recipe).and_then(Recipe::blob).ok().flatten()
-    }
+/// Writes the layer's tar again, and makes the model of it meanwhile. The second result are directories that the tar
+/// implies.
+fn write_and_model(
+    row: &LayerRow,
+    place: &Place,
+    stop: &AtomicBool,
+    temp: &TempDir,
+) -> Result<(Written, Modelled), StorageError> {
+    let kept = temp.path().join("kept");
+    make_dir(&kept)?;
+    let (root, kept) = (open_dir(&temp.layer())?, open_dir(&kept)?);
+    let null = Path::new("/dev/null");
+    let unread = File::options().write(true).open(null);
+    let unread = unread.map_err(StorageError::io("open", null))?;
+    let (reader, writer) = io::pipe().map_err(StorageError::io("make a pipe for", temp.path()))?;
+    // It was within the limits when it came, whatever these are by now.
+    let limits = UnpackLimits {
+        bytes: u64::MAX,
+        entries: u64::MAX,
+        ..UnpackLimits::default()
+    };
+    thread::scope(|scope| {
+        let writing = thread::Builder::new()
+            .name("verify-tar".to_owned())
+            .spawn_scoped(scope, move || {
+                export::export(
+                    &row.chain,
+                    &place.layer,
+                    &place.recipe,
+                    Stoppable { writer, stop },
+                )
+            })
+            .map_err(StorageError::Thread)?;
+        let input = BufReader::with_capacity(BUFFER_BYTES, reader);
+        let hollow = Contents::Hollow;
+        let made = match blob_path(place) {
+            Some(path) => blob::store(input, &path, root, kept, unread, hollow, &limits),
+            None => unpack::unpack(input, root, kept, unread, hollow, &limits),
+        };
+        let written = writing
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok((written, made.map(|filled| filled.implied)))
+    })
+}
+
+/// Where a layer's file is, if the layer is a blob. A recipe that cannot be read is none: writing the tar says so.
+fn blob_path(place: &Place) -> Option<Vec<u8>> {
+    let recipe = File::open(recipe::file_in(&place.recipe)).ok()?;
+    Recipe::new(recipe).and_then(Recipe::blob).ok().flatten()
 }
 
 fn stopped(row: &LayerRow) -> StorageError {

@@ -2,6 +2,7 @@
 //!
 //! One binary, since each would link the whole harness again.
 
+mod additional_stores;
 mod bad_input;
 mod cdi;
 mod cli;

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde_json::{Value, json};
 use state::{ChainId, DiffId, Digest};
 use tokio::io::AsyncWrite;
@@ -25,22 +26,29 @@ use super::spool::nameless;
 /// How much is copied at a time.
 const COPY_BYTES: usize = 256 * 1024;
 
-/// Writes `image` under the given tags.
+/// What is written.
+pub(super) struct Source {
+    pub(super) image: Arc<Image>,
+    /// Its configuration.
+    pub(super) document: Bytes,
+    /// Keeps its layers, until the last of them is written.
+    pub(super) _lease: ImageLease,
+}
+
+/// Writes an image under the given tags.
 pub(super) async fn run(
     inner: &Arc<Inner>,
-    image: &Arc<Image>,
-    lease: ImageLease,
+    source: Source,
     tags: Vec<String>,
     writer: impl AsyncWrite + Send + Unpin + 'static,
     format: ArchiveFormat,
 ) -> Result<(), ImageError> {
     let runtime = Handle::current();
-    let (inner, image) = (Arc::clone(inner), Arc::clone(image));
+    let inner = Arc::clone(inner);
     blocking(move || {
         let mut writer = SyncIoBridge::new_with_handle(writer, runtime);
-        write(&inner, &image, &tags, &mut writer, format)?;
-        // The layers have to stay until the last of them is written.
-        drop(lease);
+        write(&inner, &source, &tags, &mut writer, format)?;
+        drop(source);
         writer
             .shutdown()
             .map_err(|error| ImageError::file("write the archive", error))
@@ -50,7 +58,7 @@ pub(super) async fn run(
 
 fn write(
     inner: &Inner,
-    image: &Image,
+    source: &Source,
     tags: &[String],
     writer: &mut impl Write,
     format: ArchiveFormat,
@@ -61,13 +69,13 @@ fn write(
     };
     archive.put("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
 
-    let mut layers = Vec::with_capacity(image.layers.len());
-    for chain in &image.layers {
+    let mut layers = Vec::with_capacity(source.image.layers.len());
+    for chain in &source.image.layers {
         let (file, digest, size) = tar_of(inner, chain)?;
         archive.put_file(&blob_path(&digest), file, size)?;
         layers.push((digest, size));
     }
-    let config = config_for(image, &layers)?;
+    let config = config_for(source, &layers)?;
     let config_digest = Digest::sha256_of(&config);
     archive.put(&blob_path(&config_digest), &config)?;
     let manifest = json_bytes(&json!({
@@ -129,16 +137,16 @@ fn tar_of(inner: &Inner, chain: &ChainId) -> Result<(File, Digest, u64), ImageEr
 }
 
 /// The image's configuration, byte for byte if all layers came out as they once were, else with their new digests.
-fn config_for(image: &Image, layers: &[(Digest, u64)]) -> Result<Vec<u8>, ImageError> {
-    let what = format!("configuration {}", image.id);
+fn config_for(source: &Source, layers: &[(Digest, u64)]) -> Result<Vec<u8>, ImageError> {
+    let what = format!("configuration {}", source.image.id);
     let diffs: Vec<DiffId> = layers
         .iter()
         .map(|(digest, _)| DiffId::from(digest.clone()))
         .collect();
-    if ParsedConfig::parse(&image.raw_config, &what)?.diffs == diffs {
-        return Ok(image.raw_config.to_vec());
+    if ParsedConfig::parse(&source.document, &what)?.diffs == diffs {
+        return Ok(source.document.to_vec());
     }
-    let mut config: Value = serde_json::from_slice(&image.raw_config)
+    let mut config: Value = serde_json::from_slice(&source.document)
         .map_err(|error| ImageError::corrupt(&what, error.to_string()))?;
     config["rootfs"]["diff_ids"] = json!(diffs);
     json_bytes(&config)

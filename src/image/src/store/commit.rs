@@ -8,7 +8,7 @@ use state::{ChainId, Digest, ImageId, ImagesChange, LayerRow};
 use sys::fault::{self, FaultPoint};
 
 use crate::artifact::ImageKind;
-use crate::catalogue::record_of;
+use crate::catalogue::{Catalogue, record_of};
 use crate::error::ImageError;
 use crate::image::{Image, ImageRecord, ImageRunConfig};
 use crate::layers::Pins;
@@ -58,6 +58,13 @@ impl Inner {
                 ImageError::interrupted(format!("the commit of layer {}", layer.chain))
             })?;
             folders.push((unpacked, layer.chain.clone(), layer.parent.clone()));
+        }
+        let is_ready = |layer: &ChainId| new.prepared.iter().any(|it| it.chain == *layer);
+        let mut layers = new.pins.chains().iter();
+        // What was pinned of our own store is there.
+        if let Some(layer) = layers.find(|it| !self.table.is_present(it) && !is_ready(it)) {
+            let layer = layer.clone();
+            return Err(ImageError::LayerAway { what, layer });
         }
         let prepared = new.prepared.clone();
         let rows = if prepared.is_empty() {
@@ -158,21 +165,20 @@ impl Inner {
         references: Vec<String>,
         seal: Option<Digest>,
     ) -> Result<Option<Arc<Image>>, ImageError> {
+        let foreign = self.catalogue.load().by_id(id).cloned();
+        if let Some(image) = foreign.filter(|image| image.store.is_some()) {
+            return self.adopt(&image, references, seal).await.map(Some);
+        }
         let (inner, id) = (Arc::clone(self), id.clone());
         tokio::spawn(async move {
             let _records = inner.records.lock().await;
             let catalogue = inner.catalogue.load_full();
-            let Some(image) = catalogue.by_id(&id) else {
+            // Ours may have been removed meanwhile, and one of an additional store be seen in its place.
+            let own = catalogue.by_id(&id).filter(|image| image.store.is_none());
+            let Some(image) = own else {
                 return Ok(None);
             };
-            let missing: Vec<String> = references
-                .into_iter()
-                .filter(|name| {
-                    catalogue
-                        .by_reference(name)
-                        .is_none_or(|named| named.id != id)
-                })
-                .collect();
+            let missing = unknown(&catalogue, &id, references);
             let seal = seal.filter(|seal| !image.seals.contains(seal));
             if missing.is_empty() && seal.is_none() {
                 return Ok(Some(Arc::clone(image)));
@@ -201,4 +207,41 @@ impl Inner {
         .await
         .unwrap_or_else(|_| Err(ImageError::interrupted("naming an image")))
     }
+
+    /// Gives an image of an additional store more names, and notes what it showed of signatures: by a record of our own, which
+    /// needs no layers of our own.
+    async fn adopt(
+        self: &Arc<Self>,
+        image: &Arc<Image>,
+        references: Vec<String>,
+        seal: Option<Digest>,
+    ) -> Result<Arc<Image>, ImageError> {
+        let missing = unknown(&self.catalogue.load(), &image.id, references);
+        let seal = seal.filter(|seal| !image.seals.contains(seal));
+        if missing.is_empty() && seal.is_none() {
+            return Ok(Arc::clone(image));
+        }
+        let raw_config = self.document(image).await?;
+        self.commit(NewImage {
+            id: image.id.clone(),
+            kind: image.kind,
+            manifest_digest: image.manifest_digest.clone(),
+            raw_config,
+            config: ImageRunConfig::clone(&image.config),
+            pins: self.table.pin(&image.layers),
+            prepared: Vec::new(),
+            references: missing,
+            seal,
+        })
+        .await
+    }
+}
+
+/// Of these references those that do not name the image yet.
+fn unknown(catalogue: &Catalogue, id: &ImageId, mut references: Vec<String>) -> Vec<String> {
+    references.retain(|name| {
+        let named = catalogue.by_reference(name);
+        named.is_none_or(|named| named.id != *id)
+    });
+    references
 }

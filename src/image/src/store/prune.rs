@@ -56,6 +56,9 @@ impl Inner {
         let unused: Vec<Arc<Image>> = catalogue
             .list()
             .into_iter()
+            // Whether layers come back of which a store is away, nobody knows who asks for all to go.
+            .chain(catalogue.waiting().cloned())
+            .filter(|image| image.store.is_none())
             .filter(|image| which == Prune::All || image.names().next().is_none())
             .filter(|image| {
                 !image.pinned && !is_used(&image.id) && !self.table.is_leased_for(&image.id)

@@ -7,6 +7,7 @@ use state::{ChainId, ImagesChange};
 use sys::fault::{self, FaultPoint};
 
 use crate::error::ImageError;
+use crate::reference::clip;
 
 use super::{Inner, Records};
 
@@ -15,17 +16,22 @@ impl Inner {
         let mut records = self.records.lock().await;
         let catalogue = self.catalogue.load_full();
         let names = self.registry.known_names(name_or_id);
-        let Some(image) = catalogue.find(name_or_id, &names) else {
-            return Ok(());
+        let found = catalogue.find(name_or_id, &names);
+        let waiting = || catalogue.find_waiting(name_or_id, &names);
+        let own = found.filter(|image| image.store.is_none());
+        let Some(image) = own.or_else(waiting) else {
+            return match found.and_then(|image| image.store.as_ref()) {
+                Some(store) => Err(ImageError::ReadOnlyStore {
+                    name: clip(name_or_id, 200),
+                    store: store.to_path_buf(),
+                }),
+                None => Ok(()),
+            };
         };
         let id = &image.id;
         let mut changes = vec![ImagesChange::DeleteImage(id.clone())];
-        changes.extend(
-            catalogue
-                .references_of(id)
-                .cloned()
-                .map(ImagesChange::DeleteReference),
-        );
+        // Those that only another store has are no rows of ours.
+        changes.extend(image.names().cloned().map(ImagesChange::DeleteReference));
         fault::reach(FaultPoint::RemovalBegun);
         self.db.write(changes).await?;
         fault::reach(FaultPoint::RemovalRecorded);
@@ -40,9 +46,9 @@ impl Inner {
             std::mem::take(&mut *self.stale.lock().unwrap_or_else(PoisonError::into_inner));
         let catalogue = self.catalogue.load_full();
         stale.retain(|change| match change {
-            ImagesChange::DeleteImage(id) => catalogue.by_id(id).is_none(),
-            ImagesChange::DeleteReference(name) => catalogue.by_reference(name).is_none(),
-            ImagesChange::DeleteLayer(chain) => !self.table.is_present(chain),
+            ImagesChange::DeleteImage(id) => !catalogue.owns(id),
+            ImagesChange::DeleteReference(name) => !catalogue.owns_name(name),
+            ImagesChange::DeleteLayer(chain) => !self.table.is_own(chain),
             _ => false,
         });
         Ok(self.db.write(stale).await?)

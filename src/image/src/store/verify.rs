@@ -5,16 +5,18 @@
 //! Containers that run keep what they have mounted: see [`crate::layers`].
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use state::{ChainId, ImagesChange, LayerRow};
+use state::{ChainId, ImagesChange};
 use storage::StorageError;
 use sys::fault::{self, FaultPoint};
 use tokio::sync::mpsc::Sender;
 
 use crate::error::ImageError;
 use crate::image::Image;
+use crate::layers::ImageLayer;
 use crate::pull;
 
 use super::{Images, Inner};
@@ -42,6 +44,8 @@ pub enum Verified {
 pub struct DamagedLayer {
     /// Which one.
     pub chain: ChainId,
+    /// The additional store that it is in; `None`: it is in our own.
+    pub store: Option<Arc<Path>>,
     /// The images that stand on it: a name of each, or the id.
     pub images: Vec<String>,
     /// What is wrong with it, in words; of many the first.
@@ -100,8 +104,12 @@ impl Images {
             summary.damaged += 1;
             let stand_on_it = inner.images_on(&chain);
             tracing::warn!(layer = %chain, findings = findings.join("; "), "a layer is damaged");
+            let store = inner.layer(&chain).and_then(|layer| layer.store);
             let mended = if repair {
-                let mended = inner.mend(&chain, &stand_on_it).await;
+                let mended = match &store {
+                    Some(store) => Err(read_only(&chain, store)),
+                    None => inner.mend(&chain, &stand_on_it).await,
+                };
                 match &mended {
                     Ok(()) => summary.mended += 1,
                     Err(error) => tracing::warn!(layer = %chain, %error, "it stays damaged"),
@@ -112,6 +120,7 @@ impl Images {
             };
             let damaged = DamagedLayer {
                 chain,
+                store,
                 images: stand_on_it
                     .iter()
                     .map(|(image, _)| name_of(image))
@@ -138,6 +147,18 @@ fn lowest_first(images: &[Arc<Image>]) -> Vec<ChainId> {
     all.filter(|chain| seen.insert(*chain)).cloned().collect()
 }
 
+/// Why a layer of an additional store is not mended.
+fn read_only(chain: &ChainId, store: &Path) -> ImageError {
+    let store = store.display();
+    ImageError::unsupported(
+        format!("the repair of layer {chain}"),
+        format!(
+            "it is in the additional store {store}, which is only read: make that store anew, or take it out of \
+             `image.additional_stores` and pull the image"
+        ),
+    )
+}
+
 fn name_of(image: &Image) -> String {
     image
         .names()
@@ -158,7 +179,7 @@ impl Inner {
     /// What is wrong with a layer.
     async fn look(&self, chain: &ChainId) -> Result<Vec<String>, ImageError> {
         let what = || format!("layer {chain}");
-        let Some(row) = self.row_of(chain) else {
+        let Some(row) = self.layer(chain).map(|layer| layer.row) else {
             return Ok(Vec::new());
         };
         let stop = StopOnDrop(Arc::default());
@@ -169,9 +190,8 @@ impl Inner {
             .map_err(|error| ImageError::storage(what(), error))
     }
 
-    fn row_of(&self, chain: &ChainId) -> Option<LayerRow> {
-        let mut layers = self.table.layers(std::slice::from_ref(chain));
-        layers.pop().map(|layer| layer.row)
+    fn layer(&self, chain: &ChainId) -> Option<ImageLayer> {
+        self.table.layers(std::slice::from_ref(chain)).pop()
     }
 
     /// The images that have this layer, and which of theirs it is.

@@ -37,7 +37,10 @@ async fn blobs_are_files_as_they_are() {
     assert_eq!(pulled.repo_tags, [name.as_str()]);
     let by_digest = registry.reference(&format!("models@{}", artifact.digest()));
     assert_eq!(pulled.repo_digests, [by_digest.as_str()]);
-    assert_eq!(pulled.raw_config, artifact.manifest);
+    assert_eq!(
+        node.images.document(&pulled).await.unwrap(),
+        artifact.manifest
+    );
     for name in [
         &name,
         &by_digest,

@@ -7,6 +7,7 @@
 // The name that the rest of the workspace knows the crate by.
 extern crate pintle_image as image;
 
+mod additional;
 mod archives;
 mod artifacts;
 mod authentication;

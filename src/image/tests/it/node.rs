@@ -79,6 +79,27 @@ impl Node {
         }
     }
 
+    /// Ends this server, and makes its folder a store by itself: with the database in it.
+    pub(crate) async fn into_store(self) -> TempDir {
+        let Self {
+            images,
+            config,
+            folder,
+        } = self;
+        drop(images);
+        let database = folder.path().join("images.db");
+        let log = folder.path().join("images.db-wal");
+        for _ in 0..100 {
+            if !log.exists() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(!log.exists(), "the database is still open");
+        std::fs::rename(database, config.root.join("images.db")).unwrap();
+        folder
+    }
+
     pub(crate) async fn pull(&self, reference: &str) -> Result<Arc<Image>, ImageError> {
         self.images.pull(PullRequest::anonymous(reference)).await
     }

@@ -75,6 +75,24 @@ pub(super) fn check(config: &Config, tree: &Node, problems: &mut Vec<Problem>) {
             "`root` and `run` cannot lie in each other".to_owned(),
         );
     }
+    let stores = &config.image.additional_stores;
+    for (number, store) in stores.iter().enumerate() {
+        let fault = if !store.is_absolute() {
+            Some("is no absolute path")
+        } else if store.starts_with(&config.root) || config.root.starts_with(store) {
+            Some("and `root` cannot lie in each other")
+        } else if stores[..number].contains(store) {
+            Some("is there twice")
+        } else {
+            None
+        };
+        if let Some(fault) = fault {
+            contradiction(
+                &["image", "additional_stores"],
+                format!("{} {fault}", store.display()),
+            );
+        }
+    }
     for (name, value) in &config.containers.default_sysctls.0 {
         // A pod with namespaces of its own: what such a one may not set, no pod may.
         if let Err(error) = spec::sysctl::validate(name, value, &spec::model::Namespaces::default())

@@ -167,6 +167,10 @@ section! {
         /// Images that garbage collection must spare: a name (`registry.example/app:1`), the beginning of names
         /// (`registry.example/*`), or a part of names (`*pause*`). RemoveImage removes them all the same.
         @live pinned: Vec<Pinned> = Vec::new(),
+        /// Other directories in which a Pintle has its images, on a read-only file system for instance. Images and layers that are
+        /// there are used from there: not fetched, not removed, not counted. The server's own come first, then these in order. One
+        /// that is not there (yet) is said to be missing, and looked for again.
+        @live additional_stores: Vec<PathBuf> = Vec::new(),
         /// Authentication file of the node, as podman (`auth.json`) and Docker (`config.json`) have it, for pulls that bring no
         /// credentials. Read for every pull, and need not be there. Null: none.
         auth_file: Option<PathBuf> = Some("/etc/pintle/auth.json".into()),

@@ -6,9 +6,10 @@ use api::{admin::ImageDetails, cri};
 
 use crate::amount::size;
 
-/// Columns: name, id, bytes on the disk, bytes that a removal gives back; one line per name, so that each can be copied.
+/// Columns: name, id, bytes on the disk, bytes that a removal gives back, and where it is if some are in additional stores; one
+/// line per name, so that each can be copied.
 pub(super) fn table(images: &[ImageDetails]) -> String {
-    let head = ["IMAGE", "ID", "SIZE", "RECLAIMABLE"].map(str::to_owned);
+    let head = ["IMAGE", "ID", "SIZE", "RECLAIMABLE", "STORE"].map(str::to_owned);
     let mut rows = vec![head];
     for details in images {
         let Some(image) = &details.image else {
@@ -20,17 +21,24 @@ pub(super) fn table(images: &[ImageDetails]) -> String {
                 short(&image.id).to_owned(),
                 size(details.used_bytes),
                 size(details.reclaimable_bytes),
+                details.store.clone(),
             ]);
         }
     }
     rows[1..].sort();
     let width = rows.iter().map(|row| row[0].len()).max().unwrap_or(0);
+    let has_stores = rows[1..].iter().any(|row| !row[4].is_empty());
     let mut text = String::new();
-    for [name, id, size, reclaimable] in rows {
+    for [name, id, size, reclaimable, store] in rows {
+        let store = match store.as_str() {
+            _ if !has_stores => "",
+            "" => "  own",
+            store => &format!("  {store}"),
+        };
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
-            "{name:<width$}  {id:<12}  {size:>10}  {reclaimable:>11}"
+            "{name:<width$}  {id:<12}  {size:>10}  {reclaimable:>11}{store}"
         );
     }
     text
@@ -60,11 +68,17 @@ pub(super) fn json(images: &[ImageDetails]) -> String {
                 "usedBytes": details.used_bytes,
                 "reclaimableBytes": details.reclaimable_bytes,
                 "pinned": image.pinned,
+                "store": store(&details.store),
                 "containers": details.containers,
             }))
         })
         .collect();
     format!("{:#}", serde_json::Value::from(images))
+}
+
+/// Where it is: null for the server's own store.
+pub(super) fn store(store: &str) -> Option<&str> {
+    Some(store).filter(|store| !store.is_empty())
 }
 
 /// Tags; the digests of an image without tags; its id without either.
@@ -122,6 +136,16 @@ r.example/c@y  1123456789ab     2.0 KiB       1000 B
 sha256:2       2                2.0 KiB       1000 B
 ";
         assert_eq!(table(&details), expected);
+        let mut details = details;
+        details[0].store = "/srv/images".to_owned();
+        let table = table(&details);
+        let expected = [
+            "IMAGE          ID                  SIZE  RECLAIMABLE  STORE",
+            "r.example/a:1  0123456789ab     2.0 KiB       1000 B  /srv/images",
+            "r.example/b:1  0123456789ab     2.0 KiB       1000 B  /srv/images",
+        ];
+        assert!(table.lines().take(3).eq(expected), "{table}");
+        assert!(table.contains("sha256:2       2                2.0 KiB       1000 B  own\n"));
         assert_eq!(
             names(&images),
             "r.example/b:1\nr.example/a:1\nr.example/c@y\nsha256:2\n"

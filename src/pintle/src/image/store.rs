@@ -13,9 +13,9 @@ use api::{
 use serde_json::{Value, json as json_of};
 use tonic::{Streaming, transport::Channel};
 
-use super::list::names_of;
-use crate::amount::size;
+use super::list::{names_of, store};
 use crate::{
+    amount::size,
     client::{Asked, ClientError},
     exit::{Exit, Failure, OrExit},
 };
@@ -79,6 +79,7 @@ pub(super) fn json(details: &ImageDetails) -> Value {
                 "sizeBytes": layer.size_bytes,
                 "inodes": layer.inodes,
                 "shared": layer.shared,
+                "store": store(&layer.store),
             })
         })
         .collect();
@@ -88,6 +89,7 @@ pub(super) fn json(details: &ImageDetails) -> Value {
         "repoDigests": image.repo_digests,
         "manifestDigest": details.manifest_digest,
         "pinned": image.pinned,
+        "store": store(&details.store),
         "sizeBytes": image.size,
         "usedBytes": details.used_bytes,
         "reclaimableBytes": details.reclaimable_bytes,
@@ -112,12 +114,23 @@ pub(super) fn text(details: &ImageDetails) -> String {
     if !details.manifest_digest.is_empty() {
         line("manifest", &details.manifest_digest);
     }
+    if let Some(store) = store(&details.store) {
+        line("store", store);
+    }
     line("pinned", if image.pinned { "yes" } else { "no" });
     line("on the disk", &size(details.used_bytes));
     line("reclaimable", &size(details.reclaimable_bytes));
     for layer in &details.layers {
         let shared = if layer.shared { ", shared" } else { "" };
-        let words = format!("{}  {}{shared}", layer.chain_id, size(layer.size_bytes));
+        let store = match store(&layer.store) {
+            Some(store) => format!(", in {store}"),
+            None => String::new(),
+        };
+        let words = format!(
+            "{}  {}{shared}{store}",
+            layer.chain_id,
+            size(layer.size_bytes)
+        );
         line("layer", &words);
     }
     for container in &details.containers {
@@ -272,6 +285,7 @@ fn verdict(summary: VerifySummary, repair: bool) -> Result<(), StillDamaged> {
 fn damaged_json(layer: &DamagedLayer) -> Value {
     json_of!({
         "chainId": layer.chain_id,
+        "store": store(&layer.store),
         "images": layer.images,
         "findings": layer.findings,
         "mended": layer.mending() == Mending::Mended,
@@ -283,6 +297,9 @@ fn damaged_text(layer: &DamagedLayer) -> String {
     let mut text = format!("layer {} is damaged", layer.chain_id);
     if !layer.images.is_empty() {
         let _ = write!(text, ", of {}", layer.images.join(", "));
+    }
+    if let Some(store) = store(&layer.store) {
+        let _ = write!(text, ", in {store}");
     }
     text.push('\n');
     for finding in &layer.findings {
@@ -311,10 +328,11 @@ mod tests {
             findings: vec!["/x\u{1b}[2J is not there".to_owned()],
             mending: Mending::Failed.into(),
             reason: "registry r.example is unavailable".to_owned(),
+            store: "/srv/images".to_owned(),
         };
         assert_eq!(
             damaged_text(&layer),
-            "layer sha256:1 is damaged, of r.example/a:1\n    /x\\u{1b}[2J is not there\n    \
+            "layer sha256:1 is damaged, of r.example/a:1, in /srv/images\n    /x\\u{1b}[2J is not there\n    \
              it stays so: registry r.example is unavailable\n"
         );
     }

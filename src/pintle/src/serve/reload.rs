@@ -19,7 +19,7 @@ pub(crate) struct Running<'a> {
     pub(crate) config: &'a mut Config,
     /// Takes another level.
     pub(crate) log: &'a Log,
-    /// Take other settings of registries, and other pinned images.
+    /// Take other settings of registries, other pinned images and other additional stores.
     pub(crate) images: &'a Images,
     /// Takes more runtimes.
     pub(crate) engine: &'a Engine,
@@ -85,6 +85,11 @@ impl Running<'_> {
         if own.pinned != image.pinned {
             self.images.set_pinned(assemble::pinned(new)).await;
             own.pinned.clone_from(&image.pinned);
+        }
+        if own.additional_stores != image.additional_stores {
+            let stores = image.additional_stores.clone();
+            self.images.set_additional_stores(stores).await;
+            own.additional_stores.clone_from(&image.additional_stores);
         }
         // Also those that could not be used when they were looked at last: they may be installed by now.
         let mut additions = config.clone();

@@ -44,9 +44,9 @@ fn user(user: &str) -> (Option<cri::Int64Value>, String) {
 }
 
 /// What else an operator may want to know.
-pub(crate) fn image_info(image: &Image) -> BTreeMap<String, String> {
+pub(crate) fn image_info(image: &Image, document: &[u8]) -> BTreeMap<String, String> {
     let document: serde_json::Value =
-        serde_json::from_slice(&image.raw_config).unwrap_or(serde_json::Value::Null);
+        serde_json::from_slice(document).unwrap_or(serde_json::Value::Null);
     // Clients read what is under `imageSpec` as an image's configuration.
     let key = match image.kind {
         ImageKind::Container => "imageSpec",
@@ -54,6 +54,7 @@ pub(crate) fn image_info(image: &Image) -> BTreeMap<String, String> {
     };
     info(&json!({
         "manifestDigest": image.manifest_digest.as_ref().map(ToString::to_string),
+        "store": image.store.as_ref().map(|store| store.display().to_string()),
         "layers": image.layers.iter().map(ToString::to_string).collect::<Vec<_>>(),
         key: document,
     }))

@@ -95,7 +95,7 @@ impl Inner {
         Ok(())
     }
 
-    /// The directories of a layer in the store and all layers below it, topmost first.
+    /// The directories of a layer that is somewhere and of all layers below it, topmost first.
     pub(crate) fn dirs_down_from(
         &self,
         top: Option<&ChainId>,
@@ -109,22 +109,26 @@ impl Inner {
         top: Option<&ChainId>,
         fresh: &[LayerRow],
     ) -> Result<Vec<PathBuf>, StorageError> {
-        let index = self.index();
         let mut dirs = Vec::new();
-        let mut next = top;
+        let mut next = top.cloned();
         while let Some(chain) = next {
-            let row = fresh
-                .iter()
-                .find(|row| row.chain == *chain)
-                .or_else(|| index.rows.get(chain));
-            let Some(row) = row else {
-                return Err(StorageError::NoSuchLayer {
-                    chain: chain.clone(),
-                });
+            let parent = if let Some(row) = fresh.iter().find(|row| row.chain == chain) {
+                dirs.push(self.layer_dir(&chain));
+                row.parent.clone()
+            } else {
+                dirs.push(self.locate(&chain)?.layer);
+                self.parent(&chain)
             };
-            dirs.push(self.layer_dir(chain));
-            next = row.parent.as_ref();
+            next = parent;
         }
         Ok(dirs)
+    }
+
+    /// The layer below a layer that is somewhere.
+    fn parent(&self, chain: &ChainId) -> Option<ChainId> {
+        if let Some(row) = self.index().rows.get(chain) {
+            return row.parent.clone();
+        }
+        self.foreign().get(chain)?.row.parent.clone()
     }
 }
