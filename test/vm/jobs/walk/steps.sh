@@ -8,7 +8,8 @@ step() { echo "== $1"; }
 
 failed() {
     echo "walk: FAILED: $1"
-    journalctl --boot --unit pintle.service --no-pager | tail -n 40
+    tail -n 5 clients/*.log 2>/dev/null
+    journalctl --boot --unit pintle.service --no-pager | grep -v 'left-over process\|unclean termination\|remains running' | tail -n 40
     echo "walk: $passed passed, 1 failed"
     exit 1
 }
