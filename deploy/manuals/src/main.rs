@@ -43,13 +43,11 @@ fn configuration_page() -> String {
     let head = "Configuration of the container runtime pintle: \\fI/etc/pintle/config.yaml\\fR, then \
                 \\fI/etc/pintle/conf.d/*.yaml\\fR. No file is needed: what stands here is what holds without one. Unknown keys are \
                 errors. \\fBpintle config\\fR prints what is in force, \\fBpintle config \\-\\-check\\fR looks for mistakes.";
-    let text: String = CONFIGURATION
-        .lines()
-        .map(|line| format!("{}\n", verbatim(line)))
-        .collect();
+    let lines: Vec<_> = CONFIGURATION.lines().map(verbatim).collect();
+    let text = lines.join("\n");
     format!(
         ".TH pintle-config 5 \"\" \"pintle {}\"\n.SH NAME\npintle-config \\- configuration of pintle\n.SH DESCRIPTION\n{head}\n\
-         .SH KEYS AND DEFAULTS\n.nf\n{text}.fi\n.SH SEE ALSO\n\\fBpintle\\fR(1), \\fBpintle-config\\fR(1)\n",
+         .SH KEYS AND DEFAULTS\n.nf\n{text}\n.fi\n.SH SEE ALSO\n\\fBpintle\\fR(1), \\fBpintle-config\\fR(1)\n",
         env!("CARGO_PKG_VERSION")
     )
 }
