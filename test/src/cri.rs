@@ -13,6 +13,8 @@ use tonic::{
     transport::{Channel, Endpoint, Uri},
 };
 
+use crate::settle::patient;
+
 /// A call that takes longer than this hangs. The server's own limits are shorter.
 const HANGS: Duration = Duration::from_secs(100);
 
@@ -32,7 +34,7 @@ pub struct Client {
 
 /// A request with the deadline of all calls.
 pub fn request<T>(message: T) -> Request<T> {
-    request_within(message, HANGS)
+    request_within(message, patient(HANGS))
 }
 
 /// A request that the client gives up after `deadline`, telling the server so.

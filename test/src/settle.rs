@@ -8,20 +8,31 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 /// After this, something does not come any more. Generous, since the machine may be busy with other things.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Says how many times slower than others this machine is: software emulation is ten times.
+const SLOWNESS: &str = "PINTLE_TEST_SLOWNESS";
+
+/// A limit that is generous on an ordinary machine, on this one: longer if `PINTLE_TEST_SLOWNESS` says so.
+pub fn patient(limit: Duration) -> Duration {
+    let factor = std::env::var(SLOWNESS)
+        .ok()
+        .and_then(|text| text.parse().ok());
+    limit.saturating_mul(factor.unwrap_or(1))
+}
 
 /// Time between two looks.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Looks until `look` finds something, and returns it; fails naming `what` when it never comes.
 pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Result<Option<T>>) -> Result<T> {
-    let start = Instant::now();
+    let (start, patience) = (Instant::now(), patient(PATIENCE));
     loop {
         if let Some(found) = look().await? {
             return Ok(found);
         }
-        if start.elapsed() > PATIENCE {
-            bail!("{what}: not after {} s", PATIENCE.as_secs());
+        if start.elapsed() > patience {
+            bail!("{what}: not after {} s", patience.as_secs());
         }
         tokio::time::sleep(PAUSE).await;
     }

@@ -6,7 +6,8 @@
 //!
 //! A world has the machine's filesystem but a `/run` and a `/var/lib` of its own on tmpfs; a loopback device and nothing
 //! else for a network; `/sys/fs/cgroup` laid out like the machine's, except that the empty cgroup2 tree beside v1
-//! controllers is left away, which crun does not accept.
+//! controllers is left away, which crun does not accept. On a machine with cgroup v2 all processes of a world begin in `/init`,
+//! since its root, unlike a machine's, could not share out controllers with processes in it.
 
 use std::{
     env,
@@ -28,6 +29,9 @@ const MARK: &str = "PINTLE_WORLD";
 /// Prefix of the cgroup directories of worlds; the PID of the one who waits outside follows.
 const CGROUP_PREFIX: &str = "pintle-test-";
 
+/// On cgroup v2, where the processes of a world are, below its root.
+const LEAF: &str = "init";
+
 /// No test lives so long.
 const LEFT_OVER: Duration = Duration::from_hours(1);
 
@@ -40,10 +44,15 @@ pub fn inside() -> bool {
 pub fn again(arguments: impl IntoIterator<Item = OsString>) -> Result<ExitStatus> {
     sweep();
     let home = CgroupHome::make()?;
-    // The shell that enters the cgroups becomes unshare; the one inside is the PID 1 that reaps what others leave.
+    // One process enters the cgroups, makes them the roots of its namespace, goes on to the leaf where there has to be one, and
+    // becomes the unshare that waits outside; the shell inside is the PID 1 that reaps what others leave.
     let script = r#"
         for procs in $PINTLE_WORLD_CGROUPS; do echo $$ > "$procs" || exit 97; done
-        exec unshare --net --mount --pid --cgroup --ipc --uts --propagation private --fork --kill-child --mount-proc \
+        exec unshare --cgroup -- sh -c "$PINTLE_WORLD_ENTER" enter "$@"
+    "#;
+    let enter = r#"
+        for procs in $PINTLE_WORLD_LEAVES; do echo $$ > "$procs" || exit 97; done
+        exec unshare --net --mount --pid --ipc --uts --propagation private --fork --kill-child --mount-proc \
             -- sh -c '"$@" & wait $!' world "$@"
     "#;
     let program = env::current_exe().context("finding the running program")?;
@@ -52,7 +61,9 @@ pub fn again(arguments: impl IntoIterator<Item = OsString>) -> Result<ExitStatus
         .arg(program)
         .args(arguments)
         .env(MARK, "1")
-        .env("PINTLE_WORLD_CGROUPS", home.procs_files())
+        .env("PINTLE_WORLD_ENTER", enter)
+        .env("PINTLE_WORLD_CGROUPS", procs_files(&home.roots))
+        .env("PINTLE_WORLD_LEAVES", procs_files(&home.leaves))
         .status()
         .context("running unshare")
 }
@@ -77,7 +88,10 @@ pub fn furnish() -> Result<()> {
                 mount_fs("cgroup", &hierarchy.mount, options)?;
             }
             None if v1 => {}
-            None => mount_fs("cgroup2", &hierarchy.mount, "")?,
+            None => {
+                mount_fs("cgroup2", &hierarchy.mount, "")?;
+                share_controllers(&hierarchy.mount)?;
+            }
         }
     }
     for place in ["/run", "/var/lib"] {
@@ -194,20 +208,33 @@ fn selecting(options: &str) -> String {
 }
 
 /// The directories that a world's cgroup namespace is rooted at. Dropping it removes them.
-struct CgroupHome(Vec<PathBuf>);
+#[derive(Default)]
+struct CgroupHome {
+    roots: Vec<PathBuf>,
+    /// Of those of version 2 the child that the processes are in.
+    leaves: Vec<PathBuf>,
+}
 
 impl CgroupHome {
     fn make() -> Result<Self> {
         let name = format!("{CGROUP_PREFIX}{}", std::process::id());
-        let mut home = Self(Vec::new());
-        for hierarchy in Hierarchy::of_mounts()? {
+        let mut home = Self::default();
+        let hierarchies = Hierarchy::of_mounts()?;
+        let v1 = hierarchies.iter().any(|hierarchy| hierarchy.v1.is_some());
+        for hierarchy in hierarchies {
             let parent = hierarchy.mount;
             let dir = parent.join(&name);
             match fs::create_dir(&dir) {
                 Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
                     return Err(error).with_context(|| format!("making {}", dir.display()));
                 }
-                _ => home.0.push(dir.clone()),
+                _ => home.roots.push(dir.clone()),
+            }
+            if hierarchy.v1.is_none() && !v1 {
+                share_controllers(&parent)?;
+                let leaf = dir.join(LEAF);
+                make_dirs(&leaf)?;
+                home.leaves.push(leaf);
             }
             // A v1 cpuset takes no process before it has CPUs and memory.
             for file in ["cpuset.cpus", "cpuset.mems"] {
@@ -221,28 +248,38 @@ impl CgroupHome {
         }
         Ok(home)
     }
+}
 
-    fn procs_files(&self) -> OsString {
-        let files: Vec<_> = self
-            .0
-            .iter()
-            .map(|dir| dir.join("cgroup.procs").into_os_string())
-            .collect();
-        files.join(OsStr::new(" "))
+fn procs_files(dirs: &[PathBuf]) -> OsString {
+    let files: Vec<_> = dirs
+        .iter()
+        .map(|dir| dir.join("cgroup.procs").into_os_string())
+        .collect();
+    files.join(OsStr::new(" "))
+}
+
+/// Lets the children of a cgroup of version 2 have all controllers that it has itself.
+fn share_controllers(dir: &Path) -> Result<()> {
+    let path = dir.join("cgroup.controllers");
+    let controllers =
+        fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    for controller in controllers.split_whitespace() {
+        write(dir.join("cgroup.subtree_control"), format!("+{controller}"))?;
     }
+    Ok(())
 }
 
 impl Drop for CgroupHome {
     fn drop(&mut self) {
         // The kernel takes a moment to let go of the processes that were in there.
         for _ in 0..200 {
-            self.0.retain(|dir| !remove_cgroup(dir));
-            if self.0.is_empty() {
+            self.roots.retain(|dir| !remove_cgroup(dir));
+            if self.roots.is_empty() {
                 return;
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        eprintln!("cgroups left over: {:?}", self.0);
+        eprintln!("cgroups left over: {:?}", self.roots);
     }
 }
 

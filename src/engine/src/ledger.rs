@@ -16,7 +16,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use serde::Serialize;
-use state::{ContainerId, PodId, PodsChange, PodsDb};
+use state::{ContainerId, PodId, PodsChange, PodsDb, StateError};
 use tokio::sync::watch;
 
 use crate::{
@@ -247,6 +247,24 @@ impl Ledger {
                 // The sender lives in `self`: this cannot be reached while the borrow lasts.
                 std::future::pending::<()>().await;
             }
+        }
+    }
+
+    /// Goes the way of a change that changes nothing: the newest world is read under the writers' lock, and the database's
+    /// writer comes as far as this call.
+    ///
+    /// # Errors
+    /// The writer has ended. A full file system is none of its troubles: it is told to those who want something written.
+    pub(crate) async fn check(&self) -> Result<(), EngineError> {
+        let committed = {
+            let _order = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+            let world = self.world.load();
+            self.world.store(Arc::clone(&world));
+            self.db.barrier()
+        };
+        match committed.await {
+            Err(StateError::Write { .. }) | Ok(()) => Ok(()),
+            Err(gone) => Err(gone.into()),
         }
     }
 

@@ -247,6 +247,15 @@ impl Engine {
         self.node.ledger.timestamp()
     }
 
+    /// Whether the node could be changed now: reads the newest world and goes through everything that a change goes through,
+    /// changing nothing. Does not return while that hangs: the caller bounds it.
+    ///
+    /// # Errors
+    /// Nothing can be recorded any more.
+    pub async fn self_check(&self) -> Result<(), EngineError> {
+        self.node.ledger.check().await
+    }
+
     /// A pod by its id or the unambiguous beginning of it.
     ///
     /// # Errors

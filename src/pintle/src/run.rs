@@ -10,7 +10,9 @@ mod request;
 mod timings;
 
 use std::{
-    env, fs, io,
+    env,
+    error::Error as _,
+    fs, io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -349,9 +351,10 @@ async fn patiently<T, F: Future<Output = Result<T, Status>>>(
     }
 }
 
-/// Whether the server is away, and has not been for too long.
+/// Whether the server is away, and has not been for too long. What has a source was not said by a server: a connection that ends
+/// under a call has codes of many kinds.
 fn may_come_back(status: &Status, away_since: &mut Option<Instant>) -> bool {
-    status.code() == Code::Unavailable
+    (status.code() == Code::Unavailable || status.source().is_some())
         && away_since.get_or_insert_with(Instant::now).elapsed() < PATIENCE
 }
 

@@ -11,6 +11,7 @@ mod notify;
 mod process;
 mod reload;
 mod signals;
+mod watchdog;
 
 use std::{
     io,
@@ -23,7 +24,7 @@ use std::{
 use rustix::process::Rlimit;
 use sys::kernel::CAP_SYS_ADMIN;
 use tokio_stream::wrappers::UnixListenerStream;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use self::{
     listen::{ListenError, Listening},
@@ -32,6 +33,7 @@ use self::{
     notify::Notifier,
     reload::Running,
     signals::{Signals, Wish},
+    watchdog::Watchdog,
 };
 use crate::{
     assemble::{self, AssembleError, Assembled},
@@ -78,6 +80,7 @@ fn run(sources: Sources, config: Config, log: Log) -> Result<(), Failure> {
     }
     let inherited = sys::startup::take_listeners().or_exit(Exit::Unavailable)?;
     let notifier = Notifier::from_environment();
+    let watchdog = Watchdog::from_environment();
     sys::startup::forget_environment(&OURS_ALONE).or_exit(Exit::Unavailable)?;
     let open_files = process::prepare();
     assemble::make_directory(&config.run, RUN_MODE).map_err(not_assembled)?;
@@ -95,6 +98,7 @@ fn run(sources: Sources, config: Config, log: Log) -> Result<(), Failure> {
         config,
         log,
         notifier,
+        watchdog,
         open_files,
     };
     let outcome = runtime.block_on(life.live(&listening));
@@ -114,6 +118,7 @@ struct Life {
     config: Config,
     log: Log,
     notifier: Notifier,
+    watchdog: Option<Watchdog>,
     open_files: Rlimit,
 }
 
@@ -147,6 +152,15 @@ impl Life {
             server,
             streaming,
         } = assembled;
+        // Not while it ends: jobs that are waited for may take their time, and the manager has its own limit for that.
+        let _watched = self.watchdog.take().map(|watchdog| {
+            let (engine, notifier) = (engine.clone(), self.notifier.clone());
+            AbortOnDropHandle::new(tokio::spawn(async move {
+                watchdog
+                    .watch(|| engine.self_check(), || notifier.alive())
+                    .await;
+            }))
+        });
         let shutdown = CancellationToken::new();
         // A task of its own, so that a reload does not keep new connections waiting.
         let mut serving = tokio::spawn(server.serve(

@@ -170,6 +170,12 @@ impl PodsDb {
     ) -> impl Future<Output = Result<(), StateError>> + Send + use<> {
         self.writer.submit(changes)
     }
+
+    /// Queues a transaction that changes nothing; the future tells when the writer has come to it. Shows that there is a writer,
+    /// and that the file can be locked for writing.
+    pub fn barrier(&self) -> impl Future<Output = Result<(), StateError>> + Send + use<> {
+        self.writer.barrier()
+    }
 }
 
 impl fmt::Debug for PodsDb {

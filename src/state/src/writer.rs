@@ -67,6 +67,11 @@ impl<C: Change> Writer<C> {
         self.submit(changes).await
     }
 
+    /// Returns when the thread has worked off all that was queued before, with a transaction of its own that changes nothing.
+    pub(crate) fn barrier(&self) -> impl Future<Output = Result<(), StateError>> + Send + use<C> {
+        self.queue(Vec::new())
+    }
+
     /// Queues the changes before it returns; the future tells when they are committed.
     ///
     /// Requests are committed in the order of these calls, so a caller that orders its calls orders its commits without
@@ -75,15 +80,24 @@ impl<C: Change> Writer<C> {
         &self,
         changes: Vec<C>,
     ) -> impl Future<Output = Result<(), StateError>> + Send + use<C> {
+        let queued = (!changes.is_empty()).then(|| self.queue(changes));
+        async move {
+            match queued {
+                Some(queued) => queued.await,
+                None => Ok(()),
+            }
+        }
+    }
+
+    fn queue(
+        &self,
+        changes: Vec<C>,
+    ) -> impl Future<Output = Result<(), StateError>> + Send + use<C> {
         let path = self.path.clone();
         let (done, answer) = oneshot::channel();
         // With the inbox gone the request is dropped, and `done` with it: the wait below says so.
-        if !changes.is_empty()
-            && let Some(requests) = &self.requests
-        {
+        if let Some(requests) = &self.requests {
             let _ = requests.send(Request { changes, done });
-        } else {
-            let _ = done.send(Ok(()));
         }
         async move {
             answer

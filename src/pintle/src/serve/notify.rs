@@ -13,22 +13,32 @@ use std::{
             net::{SocketAddr, UnixDatagram},
         },
     },
+    sync::Arc,
     time::Duration,
 };
 
 /// The way to the service manager, if one started us and wants to know.
-#[derive(Debug, Default)]
-pub(crate) struct Notifier(Option<UnixDatagram>);
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Notifier(Option<Arc<UnixDatagram>>);
 
 impl Notifier {
     /// From `NOTIFY_SOCKET`, which may be forgotten afterwards.
     pub(crate) fn from_environment() -> Self {
-        Self(env::var_os("NOTIFY_SOCKET").and_then(|name| connect(&name).ok()))
+        Self(
+            env::var_os("NOTIFY_SOCKET")
+                .and_then(|name| connect(&name).ok())
+                .map(Arc::new),
+        )
     }
 
     /// Requests are answered now.
     pub(crate) fn ready(&self) {
         self.send("READY=1\nSTATUS=serving");
+    }
+
+    /// The self-check went well; see [`super::watchdog`].
+    pub(crate) fn alive(&self) {
+        self.send("WATCHDOG=1");
     }
 
     /// The configuration is being read again; [`Self::ready`] ends that.
@@ -77,6 +87,7 @@ mod tests {
             linux::net::SocketAddrExt,
             unix::net::{SocketAddr, UnixDatagram},
         },
+        sync::Arc,
         time::Duration,
     };
 
@@ -93,11 +104,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("notify");
         let manager = UnixDatagram::bind(&path).unwrap();
-        let notifier = Notifier(Some(connect(path.as_os_str()).unwrap()));
+        let notifier = Notifier(Some(Arc::new(connect(path.as_os_str()).unwrap())));
         notifier.ready();
         assert_eq!(received(&manager), "READY=1\nSTATUS=serving");
         notifier.reloading();
         assert!(received(&manager).starts_with("RELOADING=1\nMONOTONIC_USEC="));
+        notifier.alive();
+        assert_eq!(received(&manager), "WATCHDOG=1");
         notifier.stopping(Duration::from_secs(10));
         assert_eq!(
             received(&manager),
@@ -112,7 +125,10 @@ mod tests {
         let name = format!("pintle-notify-{}", std::process::id());
         let address = SocketAddr::from_abstract_name(&name).unwrap();
         let manager = UnixDatagram::bind_addr(&address).unwrap();
-        Notifier(Some(connect(format!("@{name}").as_ref()).unwrap())).ready();
+        Notifier(Some(Arc::new(
+            connect(format!("@{name}").as_ref()).unwrap(),
+        )))
+        .ready();
         assert_eq!(received(&manager), "READY=1\nSTATUS=serving");
     }
 
