@@ -19,8 +19,10 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount,
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, unmount,
 };
+
+use crate::driver;
 
 /// Set inside a world.
 const MARK: &str = "PINTLE_WORLD";
@@ -39,22 +41,35 @@ pub fn inside() -> bool {
 /// Starts this program again with `arguments` inside a new world and waits for its end.
 pub fn again(arguments: impl IntoIterator<Item = OsString>) -> Result<ExitStatus> {
     sweep();
-    let home = CgroupHome::make()?;
+    let home = if driver::is_systemd() {
+        CgroupHome(Vec::new())
+    } else {
+        CgroupHome::make()?
+    };
     // The shell that enters the cgroups becomes unshare; the one inside is the PID 1 that reaps what others leave.
     let script = r#"
         for procs in $PINTLE_WORLD_CGROUPS; do echo $$ > "$procs" || exit 97; done
-        exec unshare --net --mount --pid --cgroup --ipc --uts --propagation private --fork --kill-child --mount-proc \
+        exec unshare --net --mount $PINTLE_WORLD_UNSHARE --ipc --uts --propagation private --fork --kill-child \
             -- sh -c '"$@" & wait $!' world "$@"
     "#;
     let program = env::current_exe().context("finding the running program")?;
-    Command::new("sh")
+    // systemd knows cgroups and processes by their own names only.
+    let unshare = if driver::is_systemd() {
+        ""
+    } else {
+        "--pid --cgroup --mount-proc"
+    };
+    let status = Command::new("sh")
         .args(["-c", script, "enter"])
         .arg(program)
         .args(arguments)
         .env(MARK, "1")
         .env("PINTLE_WORLD_CGROUPS", home.procs_files())
+        .env("PINTLE_WORLD_UNSHARE", unshare)
         .status()
-        .context("running unshare")
+        .context("running unshare");
+    driver::clear();
+    status
 }
 
 /// Makes the world that this process was started in fit to live in.
@@ -80,8 +95,19 @@ pub fn furnish() -> Result<()> {
             None => mount_fs("cgroup2", &hierarchy.mount, "")?,
         }
     }
+    let machines_run = fs::File::open("/run").context("opening the machine's /run")?;
     for place in ["/run", "/var/lib"] {
         mount_fs("tmpfs", place, "mode=755")?;
+    }
+    if driver::is_systemd() {
+        // Where systemd and its bus are reached, by us and by OCI runtimes.
+        for place in ["dbus", "systemd"] {
+            let fd = std::os::fd::AsRawFd::as_raw_fd(&machines_run);
+            let from = format!("/proc/self/fd/{fd}/{place}");
+            let to = Path::new("/run").join(place);
+            make_dirs(&to)?;
+            mount_bind(&from, &to).with_context(|| format!("keeping {}", to.display()))?;
+        }
     }
     // A kubelet's mounts have to reach containers that ask for propagation.
     mount_change(

@@ -11,6 +11,7 @@ mod kernel;
 mod rights;
 mod selinux;
 mod streaming;
+mod systemd;
 
 use std::path::Path;
 
@@ -53,6 +54,7 @@ async fn all(config: &Config) -> Vec<Finding> {
     let mut findings = kernel::check();
     let (runtimes, crun_is_default) = oci_runtimes(config).await;
     findings.extend(rights::check(crun_is_default));
+    findings.extend(systemd::check(config).await);
     findings.extend(runtimes);
     findings.push(match monitor_binary::find(config.monitor.path.as_deref()) {
         Ok(path) => Finding::ok("monitor", path.display().to_string()),

@@ -10,6 +10,7 @@ use crate::{
     connection::{About, Failed, Live, MANAGER, MANAGER_PATH},
 };
 
+const SIGKILL: i32 = 9;
 const UNIT: &str = "org.freedesktop.systemd1.Unit";
 
 /// A unit as `ListUnits…` tells of it.
@@ -48,7 +49,7 @@ impl Systemd {
             unit: "the property Version",
         };
         let answer = self
-            .repeated(about, async |live| {
+            .repeated(about, |live| async move {
                 let limit = self.inner.deadlines.answer;
                 live.property(MANAGER_PATH, MANAGER, "Version", limit).await
             })
@@ -134,6 +135,18 @@ impl Systemd {
         self.reset_failed(unit).await
     }
 
+    /// Send SIGKILL to every process of a unit. One that is not there has none.
+    pub async fn kill(&self, unit: &str) -> Result<(), SystemdError> {
+        let about = About {
+            call: "KillUnit",
+            unit,
+        };
+        match self.manager(about, &(unit, "all", SIGKILL)).await {
+            Err(error) if error.is_no_such_unit() || error.is_no_process() => Ok(()),
+            done => done.map(drop),
+        }
+    }
+
     /// Forget that a unit failed. One that is not there did not.
     pub async fn reset_failed(&self, unit: &str) -> Result<(), SystemdError> {
         let about = About {
@@ -201,25 +214,33 @@ impl Systemd {
     }
 
     /// Do something over a connection, and once more if that one broke meanwhile.
-    async fn repeated<T>(
+    async fn repeated<T, F>(
         &self,
         about: About<'_>,
-        work: impl AsyncFn(&Live) -> Result<T, Failed>,
-    ) -> Result<T, SystemdError> {
+        work: impl Fn(Arc<Live>) -> F,
+    ) -> Result<T, SystemdError>
+    where
+        F: Future<Output = Result<T, Failed>>,
+    {
         let mut has_broken = false;
         loop {
             let live = match self.inner.live().await {
                 Ok(live) => live,
                 Err(failed) => return Err(self.failed(failed, about)),
             };
-            match work(&live).await {
+            match work(Arc::clone(&live)).await {
                 Ok(done) => return Ok(done),
                 Err(failed @ (Failed::Broken(_) | Failed::Absent(_))) => {
                     self.inner.drop_broken(&live);
                     if has_broken {
                         return Err(self.failed(failed, about));
                     }
-                    tracing::info!(call = about.call, unit = about.unit, ?failed, "the connection to systemd broke; it is made anew");
+                    tracing::info!(
+                        call = about.call,
+                        unit = about.unit,
+                        ?failed,
+                        "the connection to systemd broke; it is made anew"
+                    );
                     has_broken = true;
                 }
                 Err(failed) => {
@@ -239,8 +260,10 @@ impl Systemd {
         B: zbus::export::serde::Serialize + zbus::DynamicType,
     {
         let limit = self.inner.deadlines.answer;
-        self.repeated(about, async |live| live.ask(about.call, body, limit).await)
-            .await
+        self.repeated(about, |live| async move {
+            live.ask(about.call, body, limit).await
+        })
+        .await
     }
 
     /// One method of the manager that answers with a job, and the job's end.
@@ -268,9 +291,10 @@ impl Systemd {
                     if has_broken
                         && goal == Goal::Active
                         && name == "org.freedesktop.systemd1.UnitExists"
-                        && self.stands(about).await?.is_some_and(|found| {
-                            found.active == "active" || found.has_job
-                        }) =>
+                        && self
+                            .stands(about)
+                            .await?
+                            .is_some_and(|found| found.active == "active" || found.has_job) =>
                 {
                     return self.end_of(about, goal, live, "").await;
                 }
@@ -283,7 +307,12 @@ impl Systemd {
             if !may_repeat || has_broken {
                 return Err(self.failed(failed, about));
             }
-            tracing::info!(call = about.call, unit = about.unit, ?failed, "the connection to systemd broke; it is made anew");
+            tracing::info!(
+                call = about.call,
+                unit = about.unit,
+                ?failed,
+                "the connection to systemd broke; it is made anew"
+            );
             has_broken = true;
         }
     }
@@ -354,11 +383,13 @@ impl Systemd {
     async fn stands(&self, about: About<'_>) -> Result<Option<Standing>, SystemdError> {
         let limit = self.inner.deadlines.answer;
         let found = self
-            .repeated(about, async |live| {
+            .repeated(about, |live| async move {
                 let answer = live.ask("GetUnit", &about.unit, limit).await?;
                 let body = answer.body();
                 let path = body.deserialize::<ObjectPath<'_>>()?;
-                let active = live.property(path.as_str(), UNIT, "ActiveState", limit).await?;
+                let active = live
+                    .property(path.as_str(), UNIT, "ActiveState", limit)
+                    .await?;
                 let job = live.property(path.as_str(), UNIT, "Job", limit).await?;
                 Ok((active, job))
             })

@@ -9,10 +9,7 @@ use futures_util::StreamExt as _;
 use tokio::time::{Instant, sleep, timeout};
 use zbus::{Connection, MatchRule, Message, MessageStream, message};
 
-use crate::{
-    Deadlines, Stage, SystemdError,
-    jobs::Jobs,
-};
+use crate::{Deadlines, Stage, SystemdError, jobs::Jobs};
 
 pub(crate) const SERVICE: &str = "org.freedesktop.systemd1";
 pub(crate) const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
@@ -263,9 +260,9 @@ impl Live {
     where
         B: zbus::export::serde::Serialize + zbus::DynamicType,
     {
-        let call = self
-            .connection
-            .call_method(Some(SERVICE), MANAGER_PATH, Some(MANAGER), method, body);
+        let call =
+            self.connection
+                .call_method(Some(SERVICE), MANAGER_PATH, Some(MANAGER), method, body);
         Ok(call.await?)
     }
 

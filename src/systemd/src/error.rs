@@ -114,6 +114,10 @@ impl SystemdError {
         matches!(self, Self::Refused { name, .. } if name == "org.freedesktop.systemd1.NoSuchUnit")
     }
 
+    pub(crate) fn is_no_process(&self) -> bool {
+        matches!(self, Self::Refused { name, .. } if name == "org.freedesktop.systemd1.NoSuchProcess")
+    }
+
     pub(crate) fn is_unit_exists(&self) -> bool {
         matches!(self, Self::Refused { name, .. } if name == "org.freedesktop.systemd1.UnitExists")
     }

@@ -50,7 +50,11 @@ impl Jobs {
         if let Some((_, result)) = known {
             let _ = sender.send(result.clone());
         } else {
-            table.waiting.entry(job.to_owned()).or_default().push(sender);
+            table
+                .waiting
+                .entry(job.to_owned())
+                .or_default()
+                .push(sender);
         }
         receiver
     }

@@ -21,7 +21,7 @@ use std::{sync::Arc, time::Duration};
 
 pub use error::{Stage, SystemdError};
 pub use property::{Property, PropertyValue};
-pub use unit::{Scope, Slice, Unit, is_slice_name};
+pub use unit::{Scope, Slice, Unit};
 
 use connection::Inner;
 

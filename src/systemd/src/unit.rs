@@ -38,29 +38,3 @@ pub struct Unit {
     /// `active`, `failed`, `inactive`, …
     pub active: String,
 }
-
-/// Whether systemd would take this for the name of a slice that can be made: parts between hyphens, none of them empty.
-#[must_use]
-pub fn is_slice_name(name: &str) -> bool {
-    let fits = |c: char| c.is_ascii_alphanumeric() || ":_.\\@-".contains(c);
-    name.len() <= 255
-        && name.strip_suffix(".slice").is_some_and(|stem| {
-            !stem.is_empty() && stem.chars().all(fits) && stem.split('-').all(|part| !part.is_empty())
-        })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_slice_name;
-
-    #[test]
-    fn names_of_slices() {
-        for good in ["a.slice", "kubepods-burstable-pod1_2.slice", "a\\x2db.slice"] {
-            assert!(is_slice_name(good), "{good}");
-        }
-        let long = format!("{}.slice", "a".repeat(250));
-        for bad in ["", ".slice", "-.slice", "a--b.slice", "-a.slice", "a-.slice", "a.scope", "a/b.slice", "a b.slice", &long] {
-            assert!(!is_slice_name(bad), "{bad}");
-        }
-    }
-}
