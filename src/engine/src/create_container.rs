@@ -287,7 +287,11 @@ impl Node {
             .await?;
 
         if let Some(units) = &self.units {
-            units.describe_later(&remains.cgroup, id.as_str());
+            stage.enter("waiting for systemd to know the limits");
+            let limits = config.resources.clone().unwrap_or_default();
+            units
+                .complete_scope(&remains.cgroup, id.as_str(), &limits)
+                .await;
         }
         if let NamespaceMode::Target(target) = &config.security.namespaces.pid {
             self.check_target(pod, target)?;

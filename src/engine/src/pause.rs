@@ -3,7 +3,7 @@
 use runtime::Monitor;
 use spec::{
     cgroup::CgroupName,
-    model::{NamespaceMode, PodConfig},
+    model::{NamespaceMode, PodConfig, Resources},
     selinux::SelinuxContext,
 };
 use state::PodId;
@@ -91,7 +91,9 @@ impl Node {
             })
             .await?;
         if let Some(units) = &self.units {
-            units.describe_later(&cgroup, id.as_str());
+            units
+                .complete_scope(&cgroup, id.as_str(), &Resources::default())
+                .await;
         }
         handler
             .runtime

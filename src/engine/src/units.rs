@@ -9,6 +9,7 @@ use std::path::Path;
 use oci_spec::runtime::Spec;
 use spec::{
     cgroup::CgroupName,
+    model::Resources,
     unit_properties::{UnitProperties, UnitValue},
 };
 use state::PodId;
@@ -77,17 +78,28 @@ impl Units {
         spec.set_annotations(Some(annotations));
     }
 
-    /// Have a container's scope say that it is ours. Runtimes describe scopes in words of their own, so it is said afterwards,
-    /// and nobody waits for it: it matters when the container's record is lost.
-    pub(crate) fn describe_later(&self, cgroup: &str, id: &str) {
-        let description = self.description("container", id);
-        let (systemd, unit) = (self.systemd.clone(), unit_of(cgroup).to_owned());
-        tokio::spawn(async move {
-            let description = [Property::text("Description", description)];
-            if let Err(error) = systemd.set_properties(&unit, &description).await {
-                tracing::debug!(unit, error = in_full(&error), "the scope is not described");
-            }
-        });
+    /// Have a container's scope, just made, say that it is ours, and systemd know the limits that not every runtime tells it
+    /// (runc 1.1 is silent about swap): its first reload would lift them. A quota of CPU time every runtime tells; it is left
+    /// out, for systemd rounds it where the runtime has written it exactly.
+    ///
+    /// It is no failure of the container's creation if this fails.
+    pub(crate) async fn complete_scope(&self, cgroup: &str, id: &str, limits: &Resources) {
+        let mut limits = spec::unit_properties::of_limits(limits);
+        limits.retain(|name, _| !name.starts_with("CPUQuota"));
+        let mut all = vec![Property::text(
+            "Description",
+            self.description("container", id),
+        )];
+        all.extend(properties(&limits));
+        let unit = unit_of(cgroup);
+        if let Err(error) = self.systemd.set_properties(unit, &all).await {
+            let error = in_full(&error);
+            tracing::warn!(
+                unit,
+                error,
+                "systemd does not know all limits of this scope: its next reload may lift some"
+            );
+        }
     }
 
     /// Put a pod's monitor into a scope of its own.

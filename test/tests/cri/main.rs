@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod cdi;
+mod cgroups;
 mod cli;
 mod container;
 mod crictl;
