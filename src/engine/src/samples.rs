@@ -240,7 +240,7 @@ pub(crate) fn exited(id: &ContainerId) -> ContainerRecord {
         exit: Some(ExitRecord {
             code: 3,
             oom_killed: false,
-            oom_limit: runtime::OomLimit::Unknown,
+            oom_limit: monitor_wire::OomLimit::Unknown,
             at_unix_ns: 5,
         }),
         ..running(id)

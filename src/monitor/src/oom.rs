@@ -119,13 +119,12 @@ impl KillCounter {
             Some(file) => read_counts(file),
             None => fs::read_to_string(self.path()).map(|text| Counts::read(&text)),
         };
-        match counts {
-            Ok(counts) => self.last = counts,
+        if let Ok(counts) = counts {
+            self.last = counts;
+        } else {
             // The cgroup is gone; its notices would repeat for ever.
-            Err(_) => {
-                self.is_gone = true;
-                self.notice = None;
-            }
+            self.is_gone = true;
+            self.notice = None;
         }
         self.last.kills > self.before.kills
     }
