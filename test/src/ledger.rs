@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::{cni, places, processes, settle, world::run};
+use crate::{cni, driver, places, processes, settle, world::run};
 
 /// What was there at one moment: heading, line, how often.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -191,8 +191,7 @@ impl Ledger {
         let mut dirs = Vec::new();
         directories_below(Path::new("/sys/fs/cgroup"), &mut dirs);
         for dir in dirs {
-            let parent = dir.ends_with("kubepods") || dir.ends_with("pintle");
-            if !parent {
+            if driver::is_of_pods(&dir) {
                 self.add("cgroups", dir.display().to_string());
             }
         }

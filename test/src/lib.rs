@@ -18,13 +18,15 @@
 //! }
 //! ```
 //!
-//! `PINTLE_TEST_RUNTIME` names the OCI runtime under test (crun when unset), `PINTLE_BIN_DIR` where the two programs are.
+//! `PINTLE_TEST_RUNTIME` names the OCI runtime under test (crun when unset), `PINTLE_TEST_CGROUP_DRIVER` the cgroup driver
+//! ([`driver`]), `PINTLE_BIN_DIR` where the two programs are.
 
 #![forbid(unsafe_code)]
 
 pub mod certificates;
 pub mod cni;
 pub mod cri;
+pub mod driver;
 pub mod fault_proxy;
 pub mod faults;
 pub mod images;

@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use crate::{
     cni,
     cri::{Client, image_spec, request, words},
+    driver,
     ledger::{Ledger, Subject},
     places, processes,
     registry::{self, Registry},
@@ -220,6 +221,9 @@ impl Node {
             "monitor": { "path": places::monitor()? },
         });
         config["runtimes"][&runtime] = json!({});
+        if driver::is_systemd() {
+            config["cgroup"] = json!({ "driver": "systemd" });
+        }
         merge(&mut config, keys);
         // JSON is YAML.
         write(&self.config, serde_json::to_vec_pretty(&config)?)
@@ -393,7 +397,7 @@ impl Node {
             labels: BTreeMap::new(),
             annotations: BTreeMap::new(),
             linux: Some(cri::LinuxPodSandboxConfig {
-                cgroup_parent: "/kubepods".to_owned(),
+                cgroup_parent: driver::parent("kubepods"),
                 security_context: Some(cri::LinuxSandboxSecurityContext {
                     namespace_options: Some(namespaces(
                         NamespaceMode::Pod,

@@ -4,6 +4,8 @@ use std::{fs, path::Path};
 
 use anyhow::{Context, Result};
 
+use crate::driver;
+
 /// One process.
 #[derive(Clone, Debug)]
 pub struct Process {
@@ -27,6 +29,7 @@ pub fn all() -> Vec<Process> {
     entries
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid| driver::is_of_world(*pid))
         // One that ends while we look is none.
         .filter_map(read)
         .collect()

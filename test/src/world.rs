@@ -20,8 +20,10 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount,
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, unmount,
 };
+
+use crate::driver;
 
 /// Set inside a world.
 const MARK: &str = "PINTLE_WORLD";
@@ -43,20 +45,30 @@ pub fn inside() -> bool {
 /// Starts this program again with `arguments` inside a new world and waits for its end.
 pub fn again(arguments: impl IntoIterator<Item = OsString>) -> Result<ExitStatus> {
     sweep();
-    let home = CgroupHome::make()?;
+    let home = if driver::is_systemd() {
+        CgroupHome::default()
+    } else {
+        CgroupHome::make()?
+    };
     // One process enters the cgroups, makes them the roots of its namespace, goes on to the leaf where there has to be one, and
     // becomes the unshare that waits outside; the shell inside is the PID 1 that reaps what others leave.
     let script = r#"
         for procs in $PINTLE_WORLD_CGROUPS; do echo $$ > "$procs" || exit 97; done
-        exec unshare --cgroup -- sh -c "$PINTLE_WORLD_ENTER" enter "$@"
+        exec $PINTLE_WORLD_ROOTS sh -c "$PINTLE_WORLD_ENTER" enter "$@"
     "#;
     let enter = r#"
         for procs in $PINTLE_WORLD_LEAVES; do echo $$ > "$procs" || exit 97; done
-        exec unshare --net --mount --pid --ipc --uts --propagation private --fork --kill-child --mount-proc \
+        exec unshare --net --mount $PINTLE_WORLD_PIDS --ipc --uts --propagation private --fork --kill-child \
             -- sh -c '"$@" & wait $!' world "$@"
     "#;
     let program = env::current_exe().context("finding the running program")?;
-    Command::new("sh")
+    // systemd knows cgroups and processes by their own names only.
+    let (roots, pids) = if driver::is_systemd() {
+        ("", "")
+    } else {
+        ("unshare --cgroup --", "--pid --mount-proc")
+    };
+    let status = Command::new("sh")
         .args(["-c", script, "enter"])
         .arg(program)
         .args(arguments)
@@ -64,8 +76,12 @@ pub fn again(arguments: impl IntoIterator<Item = OsString>) -> Result<ExitStatus
         .env("PINTLE_WORLD_ENTER", enter)
         .env("PINTLE_WORLD_CGROUPS", procs_files(&home.roots))
         .env("PINTLE_WORLD_LEAVES", procs_files(&home.leaves))
+        .env("PINTLE_WORLD_ROOTS", roots)
+        .env("PINTLE_WORLD_PIDS", pids)
         .status()
-        .context("running unshare")
+        .context("running unshare");
+    driver::clear();
+    status
 }
 
 /// Makes the world that this process was started in fit to live in.
@@ -90,12 +106,25 @@ pub fn furnish() -> Result<()> {
             None if v1 => {}
             None => {
                 mount_fs("cgroup2", &hierarchy.mount, "")?;
-                share_controllers(&hierarchy.mount)?;
+                if !driver::is_systemd() {
+                    share_controllers(&hierarchy.mount)?;
+                }
             }
         }
     }
+    let machines_run = fs::File::open("/run").context("opening the machine's /run")?;
     for place in ["/run", "/var/lib"] {
         mount_fs("tmpfs", place, "mode=755")?;
+    }
+    if driver::is_systemd() {
+        // Where systemd and its bus are reached, by us and by OCI runtimes.
+        for place in ["dbus", "systemd"] {
+            let fd = std::os::fd::AsRawFd::as_raw_fd(&machines_run);
+            let from = format!("/proc/self/fd/{fd}/{place}");
+            let to = Path::new("/run").join(place);
+            make_dirs(&to)?;
+            mount_bind(&from, &to).with_context(|| format!("keeping {}", to.display()))?;
+        }
     }
     // A kubelet's mounts have to reach containers that ask for propagation.
     mount_change(

@@ -48,6 +48,13 @@ impl Cgroups {
         Ok(())
     }
 
+    /// Move a process into it; it is made if need be.
+    pub(crate) async fn adopt(&self, path: &str, pid: u32) -> Result<(), EngineError> {
+        let (layout, path) = (self.layout.clone(), path.to_owned());
+        // The kernel holds up all forks of the node meanwhile, and waits for those under way.
+        joined(tokio::task::spawn_blocking(move || Ok(layout.adopt(&path, pid)?)).await)
+    }
+
     /// SIGKILL every process in it and below.
     pub(crate) async fn kill_all(&self, path: &str) -> Result<(), EngineError> {
         self.patiently(path, Layout::kill_all).await

@@ -20,6 +20,7 @@ use crate::{
     node::Node,
     selinux,
     teardown::{ContainerRemains, Undo},
+    units::Units,
     user_namespace,
     world::{Container, ContainerState, Memo, Pod, PodState, User, ended},
 };
@@ -230,7 +231,7 @@ impl Node {
             effective.security.namespaces.pid = NamespaceMode::Container;
         }
         let namespaces = self.namespace_paths(pod, &effective)?;
-        let made = spec::container(&spec::ContainerInput {
+        let mut made = spec::container(&spec::ContainerInput {
             pod_id: pod.id.as_str(),
             pod: &pod.config,
             container: &effective,
@@ -257,6 +258,9 @@ impl Node {
             selinux: selinux::for_runtime(labels.as_ref(), &handler),
             defaults: &self.config.spec_defaults,
         })?;
+        if self.units.is_some() {
+            Units::shape(&mut made.spec);
+        }
         bundle::write(&directory, &made.spec)?;
 
         stage.enter("waiting for the runtime to create the container");
@@ -282,6 +286,13 @@ impl Node {
             })
             .await?;
 
+        if let Some(units) = &self.units {
+            stage.enter("waiting for systemd to know the limits");
+            let limits = config.resources.clone().unwrap_or_default();
+            units
+                .complete_scope(&remains.cgroup, id.as_str(), &limits)
+                .await;
+        }
         if let NamespaceMode::Target(target) = &config.security.namespaces.pid {
             self.check_target(pod, target)?;
         }

@@ -147,6 +147,12 @@ pub enum EngineError {
     State(#[from] state::StateError),
     #[error(transparent)]
     Sys(#[from] sys::SysError),
+    #[error(transparent)]
+    Systemd(#[from] systemd::SystemdError),
+    #[error(
+        "`cgroup.driver` is systemd, which does not answer: start systemd and its D-Bus, or set `cgroup.driver: cgroupfs`"
+    )]
+    NoSystemd(#[source] systemd::SystemdError),
     #[error("in one of the pod's containers")]
     InContainer(#[source] SharedError),
     #[error("the record of {id} cannot be read or written")]

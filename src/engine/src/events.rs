@@ -107,6 +107,7 @@ impl From<runtime::Exit> for Ending {
         Self {
             code: exit.code,
             oom_killed: exit.oom_killed,
+            oom_limit: exit.oom_limit,
             at_unix_ns: exit.at_unix_ns,
         }
     }

@@ -32,6 +32,12 @@ pub(crate) struct Held {
 }
 
 impl Held {
+    /// What it means for the unit of systemd whose cgroup it is of.
+    pub(crate) fn unit_properties(&self) -> spec::unit_properties::UnitProperties {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        spec::unit_properties::of_file(&name, &self.content)
+    }
+
     /// Whether it is the file of this name.
     pub(crate) fn is_of(&self, name: &str) -> bool {
         self.path.file_name().is_some_and(|own| own == name)
@@ -96,6 +102,19 @@ pub(crate) fn writable(
         }
     }
     Ok(writable)
+}
+
+/// Those of the limits that this cgroup has files for.
+pub(crate) fn present(
+    layout: &Layout,
+    cgroup: &str,
+    limits: &[WrittenLimit],
+) -> Result<Vec<WrittenLimit>, EngineError> {
+    let mut present = limits.to_vec();
+    for limit in &mut present {
+        limit.is_asked = false;
+    }
+    writable(layout, cgroup, present)
 }
 
 fn no_file(limit: &WrittenLimit) -> EngineError {

@@ -14,6 +14,7 @@ use runtime::{Monitor, MonitorSpawn, OciRuntime};
 use state::{ContainerId, PodId, PodsContents, PodsDb};
 use storage::LayerStore;
 use sys::cgroup::Layout;
+use systemd::Systemd;
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -24,12 +25,14 @@ use crate::{
     jobs::{JobView, Jobs},
     ledger::Ledger,
     live::Live,
+    monitor_cgroup::MonitorCgroup,
     paths::Paths,
     restore::{self, SetAside},
     selinux::{self, Selinux, SelinuxConfig, Unused},
     stats::Stats,
     undo,
     undo::Deferred,
+    units::Units,
     world::{Container, Pod, World},
 };
 
@@ -96,6 +99,8 @@ pub struct EngineConfig {
     pub default_cgroup_parent: String,
     /// Cgroups by systemd instead of by cgroupfs.
     pub systemd_cgroup: bool,
+    /// Where monitors stand.
+    pub monitor_cgroup: MonitorCgroup,
     /// Usable handlers; [`Engine::add_handlers`] adds to them.
     pub handlers: Vec<Handler>,
     /// Name of the one that an empty name means.
@@ -162,6 +167,8 @@ pub(crate) struct Node {
     pub(crate) config: EngineConfig,
     pub(crate) paths: Paths,
     pub(crate) cgroups: Cgroups,
+    /// systemd's part, where it is the cgroup driver.
+    pub(crate) units: Option<Units>,
     pub(crate) facts: spec::NodeFacts,
     /// SELinux, or why it is not used.
     pub(crate) selinux: Result<Selinux, Unused>,
@@ -209,6 +216,11 @@ impl Engine {
         let node = Arc::new(Node::new(
             config, ledger, set_aside, images, store, network,
         )?);
+        if let Some(units) = &node.units {
+            let version = units.systemd().version().await;
+            let version = version.map_err(EngineError::NoSystemd)?;
+            tracing::info!(version, "cgroups are made by systemd");
+        }
         node.prepare_directories()?;
         node.label_layers()?;
         node.tell_of_selinux();
@@ -311,6 +323,9 @@ impl Node {
             stats: Stats::new(layout.clone(), store.clone()),
             no_user_namespaces: crate::user_namespace::obstacle(store.root())?,
             cgroups: Cgroups::new(layout),
+            units: config
+                .systemd_cgroup
+                .then(|| Units::new(Systemd::of_node(), &config.run)),
             images,
             store,
             network,

@@ -3,7 +3,7 @@
 use runtime::Monitor;
 use spec::{
     cgroup::CgroupName,
-    model::{NamespaceMode, PodConfig},
+    model::{NamespaceMode, PodConfig, Resources},
     selinux::SelinuxContext,
 };
 use state::PodId;
@@ -13,6 +13,7 @@ use crate::{
     error::EngineError,
     node::{Handler, Node},
     pod_files,
+    units::Units,
 };
 
 /// Where a request names the pod's seccomp profile.
@@ -43,7 +44,7 @@ impl Node {
                 &mut self.patience(),
             )
             .await?;
-        let spec = spec::pause(&spec::PauseInput {
+        let mut spec = spec::pause(&spec::PauseInput {
             pod_id: id.as_str(),
             pod: config,
             facts: &self.facts,
@@ -69,6 +70,9 @@ impl Node {
             selinux,
             defaults: &self.config.spec_defaults,
         })?;
+        if self.units.is_some() {
+            Units::shape(&mut spec);
+        }
         bundle::write(&directory, &spec)?;
         let created = monitor
             .create(&runtime::CreateRequest {
@@ -86,6 +90,11 @@ impl Node {
                 deadline: self.config.timeouts.runtime_create,
             })
             .await?;
+        if let Some(units) = &self.units {
+            units
+                .complete_scope(&cgroup, id.as_str(), &Resources::default())
+                .await;
+        }
         handler
             .runtime
             .start(id.as_str(), self.config.timeouts.runtime_command)

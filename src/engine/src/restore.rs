@@ -90,6 +90,11 @@ impl SetAside {
         self.containers.insert(id, pod);
     }
 
+    /// Whether this pod's record is one of those.
+    pub(crate) fn has_pod(&self, id: &PodId) -> bool {
+        self.pods.contains_key(id)
+    }
+
     /// Refuses a pod if it may run already.
     pub(crate) fn check_pod(&self, uid: &str) -> Result<(), EngineError> {
         let same = |known: &Option<String>| known.as_deref() == Some(uid);
@@ -201,6 +206,7 @@ impl Node {
         let count = found.undos.len();
         self.undo_within_patience(found.undos).await;
         self.sweep().await;
+        self.sweep_scopes().await;
         let world = self.ledger.world();
         tracing::info!(
             pods = world.pods.len(),
@@ -240,7 +246,7 @@ impl Node {
     }
 
     /// Whether something of this container's may be on the node for a reason.
-    fn keeps_container(&self, world: &World, id: &ContainerId) -> bool {
+    pub(crate) fn keeps_container(&self, world: &World, id: &ContainerId) -> bool {
         world.containers.contains_key(id)
             || self.set_aside.containers.contains_key(id)
             || self.deferred.has_container(id)
@@ -298,6 +304,7 @@ impl Node {
                     network: None,
                     has_pause: false,
                     own_cgroups: Vec::new(),
+                    monitor_cgroup: None,
                 };
                 note(self.undo(&Undo::Pod(remains)).await);
             }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use network::Attachment;
 use spec::{
+    cgroup::CgroupName,
     model::{NamespaceMode, PodConfig},
     selinux::SelinuxContext,
 };
@@ -17,6 +18,7 @@ use crate::{
     node::{Handler, Node},
     pod_files, selinux,
     teardown::{PodRemains, Undo},
+    units::unit_of,
     user_namespace,
     world::{Memo, Pod, PodState},
 };
@@ -113,14 +115,15 @@ impl Node {
         let id = PodId::random();
         // Its categories are nobody else's from here on, until its record says so.
         let (selinux, _categories) = self.pod_labels(&id, &config, &handler)?.unzip();
-        let cgroup_parent = self.cgroup_parent(&config);
+        let cgroup_parent = self.cgroup_parent(&config)?;
         let remains = PodRemains {
             id: id.clone(),
             runtime: handler.name.clone(),
             network: (!on_host_network).then(|| self.attachment(&id, &config)),
             has_pause: handler.sandbox_container
                 || config.security.namespaces.pid == NamespaceMode::Pod,
-            own_cgroups: self.absent_cgroups(&config)?,
+            own_cgroups: self.absent_cgroups(&config, &cgroup_parent)?,
+            monitor_cgroup: self.own_monitor_cgroup(&id, &cgroup_parent),
         };
         stage.enter("recording what will have to be undone");
         let undo = Undo::Pod(remains.clone());
@@ -193,30 +196,46 @@ impl Node {
             pod_files::label(&self.paths, id, &labels.mount())?;
         }
 
-        stage.enter("starting the pod's monitor");
-        let (monitor, reports) = runtime::Monitor::spawn(&self.monitor_spawn(id)).await?;
-        self.adopt_monitor(id, monitor.clone(), reports);
-
-        stage.enter("making the pod's namespaces");
-        monitor
-            .open_namespaces(&runtime::NamespaceRequest {
-                network: own_network.then(|| self.paths.netns(id)),
-                ipc: own_ipc.then(|| self.paths.namespace(id, "ipc")),
-                uts: own_network.then(|| self.paths.namespace(id, "uts")),
-                hostname: own_network.then(|| hostname.clone()),
-                sysctls: plan.sysctls.into_iter().collect(),
-                user: namespaces
-                    .user
-                    .as_ref()
-                    .map(|user| user_namespace::request(user, &self.paths.namespace(id, "user"))),
-            })
-            .await?;
-
-        let mut ips = Vec::new();
-        if let Some(attachment) = &remains.network {
-            stage.enter("attaching the pod to its network");
-            ips = self.network.attach(attachment).await?.ips;
+        if let (Some(units), Some(slice)) = (&self.units, remains.own_cgroups.first()) {
+            stage.enter("making the pod's slice");
+            let limits =
+                spec::unit_properties::of_pod(config.resources.as_ref(), config.overhead.as_ref());
+            units.make_slice(unit_of(slice), id, &limits).await?;
         }
+
+        stage.enter("starting the pod's monitor");
+        let spawned = runtime::Monitor::spawn(&self.monitor_spawn(id)).await?;
+        let monitor = spawned.monitor;
+        self.adopt_monitor(id, monitor.clone(), spawned.events);
+        let placed = self.place_monitor(id, spawned.pid, &plan.cgroup_parent);
+
+        let connected = async {
+            stage.enter("making the pod's namespaces");
+            monitor
+                .open_namespaces(&runtime::NamespaceRequest {
+                    network: own_network.then(|| self.paths.netns(id)),
+                    ipc: own_ipc.then(|| self.paths.namespace(id, "ipc")),
+                    uts: own_network.then(|| self.paths.namespace(id, "uts")),
+                    hostname: own_network.then(|| hostname.clone()),
+                    sysctls: plan.sysctls.into_iter().collect(),
+                    user: namespaces.user.as_ref().map(|user| {
+                        user_namespace::request(user, &self.paths.namespace(id, "user"))
+                    }),
+                })
+                .await?;
+
+            match &remains.network {
+                None => Ok(Vec::new()),
+                Some(attachment) => {
+                    stage.enter("attaching the pod to its network");
+                    Ok::<_, EngineError>(self.network.attach(attachment).await?.ips)
+                }
+            }
+        };
+        let (placed, connected) = tokio::join!(placed, connected);
+        let ips = connected?;
+        // Before anything is started below the monitor: it would stay where that was.
+        placed?;
         if remains.has_pause {
             stage.enter("starting the pause container");
             let selinux = selinux::for_runtime(plan.selinux.as_ref(), handler);
@@ -232,6 +251,7 @@ impl Node {
             ips,
             hostname,
             own_cgroups: remains.own_cgroups.clone(),
+            monitor_cgroup: remains.monitor_cgroup.clone(),
             cgroup_parent: plan.cgroup_parent,
             has_pause: remains.has_pause,
             released: false,
@@ -250,25 +270,35 @@ impl Node {
     }
 
     /// The cgroup below which the pod's containers go, in cgroupfs form.
-    fn cgroup_parent(&self, config: &PodConfig) -> String {
+    fn cgroup_parent(&self, config: &PodConfig) -> Result<String, EngineError> {
         let asked = config.cgroup_parent.as_str();
         let parent = if asked.is_empty() {
             self.config.default_cgroup_parent.as_str()
         } else {
             asked
         };
-        format!("/{}", parent.trim_matches('/'))
+        if self.config.systemd_cgroup {
+            // As it stands below the mount: a client may name the slice alone.
+            return Ok(CgroupName::slice_path(parent)?);
+        }
+        Ok(format!("/{}", parent.trim_matches('/')))
     }
 
-    /// Those of the client's parent cgroups that the runtime will make for this pod, innermost first. Kubelet makes its own
+    /// Those of the client's parent cgroups that are made for this pod, by the runtime or as slices, innermost first. Kubelet makes its own
     /// beforehand and removes them; our default one stays, for other pods may come at any moment.
-    fn absent_cgroups(&self, config: &PodConfig) -> Result<Vec<String>, EngineError> {
+    fn absent_cgroups(&self, config: &PodConfig, parent: &str) -> Result<Vec<String>, EngineError> {
         let mut absent = Vec::new();
-        if self.config.systemd_cgroup {
+        if config.cgroup_parent.is_empty() {
             return Ok(absent);
         }
-        let mut path = std::path::Path::new(&config.cgroup_parent);
-        while path.file_name().is_some() {
+        let parent = if self.units.is_some() {
+            parent
+        } else {
+            &config.cgroup_parent
+        };
+        let mut path = std::path::Path::new(parent);
+        // The root slice is always there, and is no directory.
+        while path.file_name().is_some_and(|name| name != "-.slice") {
             let cgroup = path.to_string_lossy().into_owned();
             if self.cgroups.exists(&cgroup)? {
                 break;

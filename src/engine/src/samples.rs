@@ -16,6 +16,7 @@ use sys::cgroup::Layout;
 use crate::{
     cgroups::Cgroups,
     ledger::Ledger,
+    monitor_cgroup::MonitorCgroup,
     node::{EngineConfig, Handler, Node, Timeouts},
     restore::SetAside,
     selinux::SelinuxConfig,
@@ -35,6 +36,7 @@ pub(crate) fn pod() -> Pod {
         hostname: "h".to_owned(),
         cgroup_parent: "/p".to_owned(),
         own_cgroups: Vec::new(),
+        monitor_cgroup: None,
         has_pause: false,
         released: false,
         overhead: None,
@@ -169,6 +171,7 @@ impl TestNode {
             monitor: at("monitor"),
             default_cgroup_parent: "/pintle-test".to_owned(),
             systemd_cgroup: false,
+            monitor_cgroup: MonitorCgroup::Node,
             handlers,
             default_handler: "crun".to_owned(),
             blockio_classes: None,
@@ -237,6 +240,7 @@ pub(crate) fn exited(id: &ContainerId) -> ContainerRecord {
         exit: Some(ExitRecord {
             code: 3,
             oom_killed: false,
+            oom_limit: monitor_wire::OomLimit::Unknown,
             at_unix_ns: 5,
         }),
         ..running(id)

@@ -122,6 +122,7 @@ impl Node {
             network: (!on_host_network).then(|| self.attachment(&pod.id, &pod.config)),
             has_pause: pod.has_pause,
             own_cgroups: pod.own_cgroups.clone(),
+            monitor_cgroup: pod.monitor_cgroup.clone(),
         }
     }
 }

@@ -43,6 +43,9 @@ pub(crate) struct PodRemains {
     pub(crate) has_pause: bool,
     /// Cgroups that were not there before the pod, innermost first.
     pub(crate) own_cgroups: Vec<String>,
+    /// The cgroup of its monitor, if that has one of its own that does not go by itself.
+    #[serde(default)]
+    pub(crate) monitor_cgroup: Option<String>,
 }
 
 /// All that a container may have on the node.
@@ -143,6 +146,11 @@ impl Node {
         if let Some(monitor) = monitor {
             first.note(self.end_monitor(&monitor, remains).await);
         }
+        if let Some(cgroup) = &remains.monitor_cgroup {
+            // It has said its last word, and is about to exit.
+            first.note(self.cgroups.kill_all(cgroup).await);
+            first.note(self.cgroups.remove(cgroup).await);
+        }
         // The monitor unpins what it pinned; this is for one that died before it could.
         first.note(sys::mount::unmount(&self.paths.netns(&remains.id)));
         first.note(remove_file(&self.paths.netns(&remains.id)));
@@ -205,7 +213,7 @@ impl Node {
         }
         first.note(sys::mount::remove_tree(&self.paths.pod(&remains.id)));
         for cgroup in &remains.own_cgroups {
-            first.note(self.cgroups.remove_if_empty(cgroup));
+            first.note(self.remove_slice(Some(&remains.id), cgroup).await);
         }
         first.outcome()
     }

@@ -2,9 +2,9 @@
 //!
 //! 1. The limits in force and those asked for are laid over each other and checked as at creation.
 //! 2. What the container's cgroup holds is read and written to the database as the undo of what follows.
-//! 3. The runtime's `update` sets CPU and memory (it also tells systemd); huge pages, keys of cgroup v2 and the OOM score,
-//!    which no runtime's `update` takes in all its versions, are written here: all that are in force, for the runtime's
-//!    `update` may have set them to what they were once.
+//! 3. The runtime's `update` sets CPU and memory; huge pages, keys of cgroup v2 and the OOM score, which no runtime's `update`
+//!    takes in all its versions, are written here: all that are in force, for the runtime's `update` may have set them to
+//!    what they were once. In between systemd, where it is the driver, is told everything that it has a property for.
 //! 4. The container's record says the new limits, and the undo is void. A failure before that puts back what was held.
 //!
 //! A container that has ended has no cgroup to change: for it only the record is made. Updates of one container take turns
@@ -32,6 +32,7 @@ use crate::{
     start_container::container_runtime,
     stop::Stop,
     teardown::Undo,
+    units::unit_of,
     world::{Container, ContainerState},
 };
 
@@ -56,7 +57,9 @@ pub(crate) struct LimitsUndo {
 struct Change {
     container: Arc<Container>,
     handler: Handler,
-    /// The limits as they will be, for the runtime.
+    /// The limits as they will be.
+    next: Resources,
+    /// The same for the runtime.
     limits: LinuxResources,
     /// What is written, as far as there are files for it.
     written: Vec<WrittenLimit>,
@@ -169,9 +172,16 @@ impl Node {
                 cpu.set_quota(None);
                 written.push(update::no_quota_of_v1());
             }
+            if self.units.is_some()
+                && self.cgroups.layout().is_v2()
+                && let Some(exact) = spec::unit_properties::exact_cpu_max(&next)
+            {
+                written.push(update::exact_cpu_max(exact));
+            }
             let change = Change {
                 container: Arc::clone(&container),
                 handler,
+                next: next.clone(),
                 limits,
                 written,
                 score,
@@ -238,12 +248,16 @@ impl Node {
         let container = &change.container;
         stage.enter("reading the limits in force");
         let (written, cgroup) = (change.written.clone(), container.cgroup.clone());
+        let inner = self.inner_cgroup(change);
         let version = self.facts.cgroup_version;
         let (written, held, in_use) = self
             .with_limits(&container.id, move |layout, _| {
                 let written = limits::writable(layout, &cgroup, written)?;
                 let files = update::touched(&written, version);
-                let held = limits::read_all(layout, &cgroup, &files)?;
+                let mut held = limits::read_all(layout, &cgroup, &files)?;
+                if let Some(inner) = &inner {
+                    held.extend(limits::read_all(layout, inner, &files)?);
+                }
                 Ok((written, held, limits::memory_in_use(layout, &cgroup)?))
             })
             .await?;
@@ -318,8 +332,17 @@ impl Node {
             &written,
         )
         .await?;
+        if let Some(units) = &self.units
+            && is_on_node(&change.handler)
+        {
+            // Whatever the runtime told it, or wrote past it: its next reload must not undo any of this.
+            stage.enter("waiting for systemd to take the limits");
+            let limits = spec::unit_properties::of_limits(&change.next);
+            units.limit(unit_of(&container.cgroup), &limits).await?;
+        }
         stage.enter("writing limits to the container's cgroup");
         let (cgroup, score) = (container.cgroup.clone(), change.score);
+        let inner = self.inner_cgroup(change);
         let written = if is_on_node(&change.handler) {
             written
         } else {
@@ -327,9 +350,25 @@ impl Node {
         };
         self.with_limits(&container.id, move |layout, stop| {
             limits::write_all(layout, &cgroup, &written, stop)?;
+            if let Some(inner) = &inner {
+                let present = limits::present(layout, inner, &written)?;
+                limits::write_all(layout, inner, &present, stop)?;
+            }
             score.map_or(Ok(()), |score| set_oom_score(layout, &cgroup, score, stop))
         })
         .await
+    }
+
+    /// The cgroup that crun makes below a scope, and limits instead of it: systemd leaves it alone.
+    fn inner_cgroup(&self, change: &Change) -> Option<String> {
+        let has_one = self.units.is_some()
+            && self.cgroups.layout().is_v2()
+            && change.handler.runtime.kind() == runtime::RuntimeKind::Crun;
+        let inner = has_one.then(|| format!("{}/container", change.container.cgroup))?;
+        self.cgroups
+            .exists(&inner)
+            .is_ok_and(|is| is)
+            .then_some(inner)
     }
 
     /// Carry out the undo of a change of limits that its server did not live to finish.
@@ -363,6 +402,15 @@ impl Node {
             && let Err(error) = self.tell_runtime(undo).await
         {
             tracing::warn!(container = %undo.id, error = in_full(&error), "the runtime could not set the old limits; they are written to the cgroup");
+        }
+        if let Some(units) = &self.units {
+            let mut limits = spec::unit_properties::of_limits(&undo.in_force);
+            for held in &undo.held {
+                limits.extend(held.unit_properties());
+            }
+            if let Err(error) = units.limit(unit_of(&undo.cgroup), &limits).await {
+                tracing::warn!(container = %undo.id, error = in_full(&error), "systemd could not be told the old limits; they are written to the cgroup");
+            }
         }
         let (held, cgroup) = (undo.held.clone(), undo.cgroup.clone());
         let score = undo.score;

@@ -18,6 +18,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use imbl::OrdMap;
+use runtime::OomLimit;
 use serde::{Deserialize, Serialize};
 use spec::{
     model::{ContainerConfig, ImageSpec, Mount, PodConfig, PodMetadata, Resources},
@@ -98,6 +99,9 @@ pub struct Pod {
     pub cgroup_parent: String,
     /// Cgroups that were not there before this pod, innermost first: they go with it.
     pub own_cgroups: Vec<String>,
+    /// Cgroup of its monitor alone, which goes with the pod.
+    #[serde(default)]
+    pub monitor_cgroup: Option<String>,
     /// Whether a pause container, named by the pod's id, holds the pod's PID namespace.
     pub has_pause: bool,
     /// Its processes, network and namespaces are gone; only its record and files are left.
@@ -206,6 +210,8 @@ pub struct Ending {
     pub code: i32,
     /// The kernel killed a process of it for memory.
     pub oom_killed: bool,
+    /// Whose limit that was.
+    pub oom_limit: OomLimit,
     /// Nanoseconds since 1970.
     pub at_unix_ns: i64,
 }
@@ -240,6 +246,9 @@ pub fn ended(container: &Container, ending: Ending) -> Option<Container> {
     next.exit_code = ending.code;
     next.pid = 0;
     reason(ending).clone_into(&mut next.reason);
+    if let Some(message) = message(ending) {
+        message.clone_into(&mut next.message);
+    }
     Some(next)
 }
 
@@ -266,6 +275,7 @@ pub fn lost(container: &Container, why: &str, at_unix_ns: i64) -> Option<Contain
         Ending {
             code: 255,
             oom_killed: false,
+            oom_limit: OomLimit::Unknown,
             at_unix_ns,
         },
     )?;
@@ -286,6 +296,17 @@ fn reason(ending: Ending) -> &'static str {
         } => "OOMKilled",
         Ending { code: 0, .. } => "Completed",
         Ending { .. } => "Error",
+    }
+}
+
+/// What people want to know of an end beyond its reason.
+fn message(ending: Ending) -> Option<&'static str> {
+    match (ending.oom_killed, ending.oom_limit) {
+        (false, _) | (true, OomLimit::Unknown) => None,
+        (true, OomLimit::Own) => Some("the kernel killed it at its own limit of memory"),
+        (true, OomLimit::Above) => Some(
+            "the kernel killed it while it was below its own limit of memory: its pod, a cgroup above that, or the node had no more",
+        ),
     }
 }
 

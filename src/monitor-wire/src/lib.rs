@@ -27,7 +27,7 @@ mod request;
 
 pub use error::WireError;
 pub use frame::{Frame, FrameBuffer};
-pub use reply::{ContainerRecord, ExitRecord, Failure, FromMonitor};
+pub use reply::{ContainerRecord, ExitRecord, Failure, FromMonitor, OomLimit};
 pub use request::{CreateOrder, ExecOrder, NamespaceOrder, OomWatch, Request, UserOrder};
 
 /// Version of the frame layout. It changes only if a frame can no longer be told apart from its neighbours.

@@ -98,8 +98,22 @@ pub struct ExitRecord {
     pub code: i32,
     /// The kernel killed a process of it for lack of memory.
     pub oom_killed: bool,
+    /// Whose limit that was.
+    pub oom_limit: OomLimit,
     /// Nanoseconds since 1970.
     pub at_unix_ns: i64,
+}
+
+/// Whose limit of memory was reached when the kernel killed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OomLimit {
+    /// Nothing was killed, or the kernel does not tell (cgroup v1), or the monitor is older than this field.
+    #[default]
+    Unknown,
+    /// The container's own.
+    Own,
+    /// That of a cgroup above it, such as its pod's, or the node had no more.
+    Above,
 }
 
 /// What a monitor knows of one container.
@@ -115,6 +129,24 @@ pub struct ContainerRecord {
     pub oom_killed: bool,
     /// Bytes of output that its log could not take.
     pub log_dropped_bytes: u64,
+}
+
+impl OomLimit {
+    fn number(self) -> u64 {
+        match self {
+            Self::Unknown => 0,
+            Self::Own => 1,
+            Self::Above => 2,
+        }
+    }
+
+    fn from_number(number: u64) -> Self {
+        match number {
+            1 => Self::Own,
+            2 => Self::Above,
+            _ => Self::Unknown,
+        }
+    }
 }
 
 impl Failure {
@@ -290,7 +322,7 @@ fn read_pid(fields: Reader<'_>) -> Result<u32, WireError> {
     pid.ok_or(WireError::Missing(1))
 }
 
-// A container's fields: 1 id, 2 pid, 3 exit code, 4 OOM, 5 end, 6 dropped bytes. Events use the same tags.
+// A container's fields: 1 id, 2 pid, 3 exit code, 4 OOM, 5 end, 6 dropped bytes, 7 whose limit. Events use the same tags.
 fn write_container(container: &ContainerRecord) -> Vec<u8> {
     let mut w = Writer::default();
     w.bytes(1, container.id.as_bytes());
@@ -313,11 +345,14 @@ fn write_exit(w: &mut Writer, exit: &ExitRecord) {
     w.signed(3, i64::from(exit.code))
         .flag(4, exit.oom_killed)
         .signed(5, exit.at_unix_ns);
+    if exit.oom_limit != OomLimit::Unknown {
+        w.number(7, exit.oom_limit.number());
+    }
 }
 
 fn read_container(bytes: &[u8]) -> Result<ContainerRecord, WireError> {
     let mut record = ContainerRecord::default();
-    let (mut code, mut at_unix_ns) = (None, 0);
+    let (mut code, mut at_unix_ns, mut oom_limit) = (None, 0, OomLimit::Unknown);
     for field in Reader::new(bytes) {
         let field: Field<'_> = field?;
         match field.tag {
@@ -327,6 +362,7 @@ fn read_container(bytes: &[u8]) -> Result<ContainerRecord, WireError> {
             4 => record.oom_killed = field.flag()?,
             5 => at_unix_ns = field.signed()?,
             6 => record.log_dropped_bytes = field.number()?,
+            7 => oom_limit = OomLimit::from_number(field.number()?),
             _ => {}
         }
     }
@@ -336,6 +372,7 @@ fn read_container(bytes: &[u8]) -> Result<ContainerRecord, WireError> {
     record.exit = code.map(|code| ExitRecord {
         code,
         oom_killed: record.oom_killed,
+        oom_limit,
         at_unix_ns,
     });
     Ok(record)

@@ -5,7 +5,7 @@
 
 use monitor_wire::{
     ContainerRecord, CreateOrder, ExecOrder, ExitRecord, Failure, Frame, FrameBuffer, FromMonitor,
-    NamespaceOrder, OomWatch, Request, UserOrder,
+    NamespaceOrder, OomLimit, OomWatch, Request, UserOrder,
     attach::{AttachBuffer, AttachFrame},
 };
 use pintle_monitor_wire as monitor_wire;
@@ -201,6 +201,7 @@ fn replies_and_events() {
                     exit: Some(ExitRecord {
                         code: 1,
                         oom_killed: true,
+                        oom_limit: OomLimit::Unknown,
                         at_unix_ns: 1_000_000_007,
                     }),
                     oom_killed: true,
@@ -226,10 +227,25 @@ fn replies_and_events() {
             exit: ExitRecord {
                 code: -1,
                 oom_killed: false,
+                oom_limit: OomLimit::Unknown,
                 at_unix_ns: 1_000_000_007,
             },
         },
         "290000000100c80007000000010200000063320308000000ffffffffffffffff050800000007ca9a3b00000000",
+    );
+    // Since it is told whose limit was reached.
+    reply(
+        &FromMonitor::Exited {
+            id: "c2".into(),
+            exit: ExitRecord {
+                code: 137,
+                oom_killed: true,
+                oom_limit: OomLimit::Above,
+                at_unix_ns: 1,
+            },
+        },
+        "430000000100c80007000000 01020000006332 03080000008900000000000000 04080000000100000000000000 \
+         05080000000100000000000000 07080000000200000000000000",
     );
     reply(
         &FromMonitor::Oom { id: "c2".into() },

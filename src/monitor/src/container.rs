@@ -55,6 +55,8 @@ pub(crate) struct Container {
     pub(crate) stage: Stage,
     pub(crate) oom: Option<KillCounter>,
     pub(crate) oom_killed: bool,
+    /// Somebody asked for its end by SIGKILL.
+    pub(crate) told_to_die: bool,
     pub(crate) exit_file: PathBuf,
     pub(crate) log: Option<LogFile>,
     pub(crate) attach: Option<Attach>,
@@ -113,6 +115,7 @@ impl Container {
             stage: Stage::Creating(Box::new(parts.creation)),
             oom: parts.oom,
             oom_killed: false,
+            told_to_die: false,
             exit_file: Path::new(OsStr::from_bytes(&parts.exit_file)).to_owned(),
             log: parts.log,
             attach: parts.attach,

@@ -2,7 +2,7 @@
 
 use std::{io, os::fd::AsFd as _};
 
-use monitor_wire::{ExitRecord, FromMonitor};
+use monitor_wire::{ExitRecord, FromMonitor, OomLimit};
 use rustix::{
     event::epoll::EventFlags,
     fd::OwnedFd,
@@ -321,15 +321,23 @@ impl Monitor {
             return;
         };
         let Some(pid) = container.pid() else { return };
-        container.oom_killed |= container
-            .oom
-            .as_mut()
-            .is_some_and(crate::oom::KillCounter::look);
-        container.oom = None;
+        let killed = status.terminating_signal() == Some(libc::SIGKILL) && !container.told_to_die;
+        let mut oom_limit = OomLimit::Unknown;
+        if let Some(mut oom) = container.oom.take() {
+            container.oom_killed |= if killed {
+                oom.look_after_kill()
+            } else {
+                oom.look()
+            };
+            if container.oom_killed {
+                oom_limit = oom.limit();
+            }
+        }
         container.end_streams();
         let exit = ExitRecord {
             code: exit_code(status),
             oom_killed: container.oom_killed,
+            oom_limit,
             at_unix_ns,
         };
         container.stage = Stage::Ended { pid, exit };

@@ -90,8 +90,13 @@ impl Monitor {
 
     fn signal(&mut self, id: &str, signal: i32) -> Result<(), Refusal> {
         let at = self.find(id)?;
-        let Some(Stage::Alive { pid }) = self.containers.get(at).map(|container| &container.stage)
-        else {
+        let container = self.containers.get_mut(at);
+        let container =
+            container.filter(|container| matches!(container.stage, Stage::Alive { .. }));
+        let Some((container, pid)) = container.and_then(|container| {
+            let pid = container.pid()?;
+            Some((container, pid))
+        }) else {
             return Err(Refusal::new(
                 Failure::NotRunning,
                 format!("container {id} does not run"),
@@ -107,7 +112,8 @@ impl Monitor {
         // for the receiver is another program.
         let signal = unsafe { Signal::from_raw_unchecked(signal) };
         // Only we reap, and we have not: the pid cannot have become another process.
-        kill_process(*pid, signal).map_err(|error| Refusal::io("signal the container", error))
+        container.told_to_die |= signal == Signal::KILL;
+        kill_process(pid, signal).map_err(|error| Refusal::io("signal the container", error))
     }
 
     fn reopen_log(&mut self, id: &str, until_ns: Option<u64>) -> Result<(), Refusal> {

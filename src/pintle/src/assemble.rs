@@ -151,8 +151,12 @@ pub(crate) async fn assemble(
         // Where `ip netns` looks, whatever `run` is.
         netns_dir: "/run/netns".into(),
         monitor,
-        default_cgroup_parent: config.cgroup.parent.clone(),
+        default_cgroup_parent: config.cgroup.parent().to_owned(),
         systemd_cgroup: config.cgroup.driver == CgroupDriver::Systemd,
+        monitor_cgroup: match config.cgroup.monitors {
+            config::MonitorCgroup::Node => engine::MonitorCgroup::Node,
+            config::MonitorCgroup::Pod => engine::MonitorCgroup::Pod,
+        },
         handlers,
         default_handler,
         blockio_classes: config.containers.blockio_classes.clone(),

@@ -12,6 +12,7 @@ mod rights;
 mod selinux;
 mod stores;
 mod streaming;
+mod systemd;
 
 use std::path::Path;
 
@@ -54,6 +55,7 @@ async fn all(config: &Config) -> Vec<Finding> {
     let mut findings = kernel::check();
     let (runtimes, crun_is_default) = oci_runtimes(config).await;
     findings.extend(rights::check(crun_is_default));
+    findings.extend(systemd::check(config).await);
     findings.extend(runtimes);
     findings.push(match monitor_binary::find(config.monitor.path.as_deref()) {
         Ok(path) => Finding::ok("monitor", path.display().to_string()),

@@ -18,7 +18,10 @@ mod setting;
 pub(crate) use self::{
     error::ConfigError,
     files::{Sources, load},
-    keys::{CgroupDriver, Config, LogFilter, LogFormat, Runtime, RuntimeKind, SandboxKind},
+    keys::{
+        CgroupDriver, Config, LogFilter, LogFormat, MonitorCgroup, Runtime, RuntimeKind,
+        SandboxKind,
+    },
     print::{to_json, to_yaml},
     reload::changes,
 };

@@ -29,10 +29,10 @@ pub use attach::{AttachEnd, AttachRequest, Attached};
 pub use error::{Refusal, RuntimeError};
 pub use features::{FeatureSupport, RuntimeFeatures};
 pub use handler::{HandlerConfig, RuntimeKind};
-pub use monitor::{Monitor, MonitorSpawn, RunningExec};
+pub use monitor::{Monitor, MonitorSpawn, RunningExec, SpawnedMonitor};
 pub use oci::{OciRuntime, RuntimeState};
 pub use request::{
     CgroupVersion, ContainerState, CreateRequest, Created, ExecCaptured, ExecExit, ExecRequest,
-    ExecStdio, Exit, MonitorEvent, NamespaceRequest, UserNamespaceRequest,
+    ExecStdio, Exit, MonitorEvent, NamespaceRequest, OomLimit, UserNamespaceRequest,
 };
 pub use terminal::{Terminal, TerminalSize};

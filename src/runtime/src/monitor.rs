@@ -14,7 +14,7 @@ use tokio::{net::UnixStream, sync::mpsc::UnboundedReceiver};
 
 use crate::{
     CgroupVersion, ContainerState, CreateRequest, Created, Exit, MonitorEvent, NamespaceRequest,
-    Refusal, RuntimeError, message,
+    OomLimit, Refusal, RuntimeError, message,
 };
 
 pub use self::exec::RunningExec;
@@ -38,13 +38,27 @@ pub struct Monitor {
     link: Arc<Link>,
 }
 
+/// A monitor that was just started.
+#[derive(Debug)]
+pub struct SpawnedMonitor {
+    /// The connection to it.
+    pub monitor: Monitor,
+    /// What it reports.
+    pub events: UnboundedReceiver<MonitorEvent>,
+    /// Its process id.
+    pub pid: u32,
+}
+
 impl Monitor {
     /// Starts a monitor and connects to it.
-    pub async fn spawn(
-        spawn: &MonitorSpawn,
-    ) -> Result<(Self, UnboundedReceiver<MonitorEvent>), RuntimeError> {
-        spawn.start()?;
-        Self::connect(&spawn.socket).await
+    pub async fn spawn(spawn: &MonitorSpawn) -> Result<SpawnedMonitor, RuntimeError> {
+        let pid = spawn.start()?;
+        let (monitor, events) = Self::connect(&spawn.socket).await?;
+        Ok(SpawnedMonitor {
+            monitor,
+            events,
+            pid,
+        })
     }
 
     /// Connects to a running monitor, as after a restart of the server. Follow it with [`Self::state`]: events of the
@@ -328,6 +342,11 @@ impl From<monitor_wire::ExitRecord> for Exit {
         Self {
             code: record.code,
             oom_killed: record.oom_killed,
+            oom_limit: match record.oom_limit {
+                monitor_wire::OomLimit::Unknown => OomLimit::Unknown,
+                monitor_wire::OomLimit::Own => OomLimit::Own,
+                monitor_wire::OomLimit::Above => OomLimit::Above,
+            },
             at_unix_ns: record.at_unix_ns,
         }
     }

@@ -137,8 +137,25 @@ pub struct Exit {
     pub code: i32,
     /// The kernel killed a process of the container for lack of memory.
     pub oom_killed: bool,
+    /// Whose limit that was. Unknown in files of older monitors.
+    #[serde(default)]
+    pub oom_limit: OomLimit,
     /// When it ended, in nanoseconds since 1970.
     pub at_unix_ns: i64,
+}
+
+/// Whose limit of memory was reached when the kernel killed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OomLimit {
+    /// The container's own.
+    Own,
+    /// That of a cgroup above it, such as its pod's, or the node had no more.
+    Above,
+    /// Nothing was killed, or nobody tells.
+    #[default]
+    #[serde(other)]
+    Unknown,
 }
 
 /// What a monitor knows of a container.

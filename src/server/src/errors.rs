@@ -8,6 +8,7 @@
 use engine::{EngineError, ImageVolumeFault};
 use image::ImageError;
 use runtime::{Refusal, RuntimeError};
+use systemd::SystemdError;
 use tonic::{Code, Status};
 
 /// Longest message that is sent. It travels in a header, and ends up in pod events.
@@ -98,12 +99,24 @@ fn engine_code(error: &EngineError) -> Code {
         | EngineError::Record { .. }
         | EngineError::Sys(_) => Code::Internal,
         EngineError::Io { source, .. } => io_code(source),
+        EngineError::Systemd(error) | EngineError::NoSystemd(error) => systemd_code(error),
         EngineError::Spec(error) => spec_code(error),
         EngineError::Runtime(error) => runtime_code(error),
         EngineError::Network(error) => network_code(error),
         EngineError::Storage(error) => storage_code(error),
         EngineError::State(error) => state_code(error),
         EngineError::InContainer(error) => engine_code(error),
+    }
+}
+
+fn systemd_code(error: &SystemdError) -> Code {
+    match error {
+        SystemdError::Unreachable { .. } | SystemdError::Broken { .. } => Code::Unavailable,
+        SystemdError::Deadline { .. } => Code::DeadlineExceeded,
+        SystemdError::Taken { .. } => Code::FailedPrecondition,
+        SystemdError::Refused { .. } | SystemdError::Job { .. } | SystemdError::Answer { .. } => {
+            Code::Internal
+        }
     }
 }
 

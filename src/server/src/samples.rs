@@ -43,6 +43,7 @@ pub(crate) fn pod(start: &str, labels: &[(&str, &str)]) -> Pod {
         hostname: "web".to_owned(),
         cgroup_parent: "/p".to_owned(),
         own_cgroups: Vec::new(),
+        monitor_cgroup: None,
         has_pause: false,
         released: false,
         overhead: None,

@@ -43,6 +43,7 @@ pub mod seccomp;
 pub mod selinux;
 pub mod signal;
 pub mod sysctl;
+pub mod unit_properties;
 pub mod update;
 pub mod user;
 

@@ -131,6 +131,16 @@ pub fn for_runtime(
         .then_some(limits)
 }
 
+/// A CPU limit of cgroup v2 as a file: systemd's properties hold whole percents only.
+pub fn exact_cpu_max(value: String) -> WrittenLimit {
+    WrittenLimit {
+        file: file("cpu", "cpu.max".to_owned()),
+        value,
+        field: "linux.cpu_quota".to_owned(),
+        is_asked: false,
+    }
+}
+
 /// The CPU quota "none" as a file of cgroup v1: not every runtime can write it.
 pub fn no_quota_of_v1() -> WrittenLimit {
     WrittenLimit {

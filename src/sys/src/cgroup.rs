@@ -2,7 +2,7 @@
 //!
 //! A cgroup is named by its path from the top of the hierarchy, such as `/kubepods/pod1/c1`, whatever the version; on a
 //! version 1 (or hybrid) node the same path stands in every controller's hierarchy. Here cgroups are found, emptied and
-//! removed. They are made by kubelet and by the OCI runtime.
+//! removed. They are made by kubelet and by the OCI runtime; only those of monitors are made here.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -144,6 +144,37 @@ impl Layout {
             }
         }
         Ok(processes)
+    }
+
+    /// Moves a process into a cgroup, which is made if it is not there. On version 1 it is moved where systemd looks for the
+    /// service that a process belongs to, and where its memory is counted; the other hierarchies matter to neither.
+    pub fn adopt(&self, cgroup: &str, pid: u32) -> Result<(), SysError> {
+        let relative = relative(cgroup)?;
+        let mounts: Vec<&PathBuf> = match self {
+            Self::V1 { controllers } => ["name=systemd", "memory"]
+                .iter()
+                .filter_map(|name| controllers.get(*name))
+                .collect(),
+            Self::V2 { mount } => vec![mount],
+        };
+        for mount in mounts {
+            let dir = mount.join(&relative);
+            std::fs::create_dir_all(&dir).map_err(SysError::path("make the cgroup", &dir))?;
+            let file = dir.join("cgroup.procs");
+            std::fs::write(&file, pid.to_string())
+                .map_err(SysError::path("move a process to", &file))?;
+        }
+        Ok(())
+    }
+
+    /// Whether the cgroup has neither processes nor cgroups below it, in any hierarchy. One that is not there is empty.
+    pub fn is_empty(&self, cgroup: &str) -> Result<bool, SysError> {
+        for dir in self.dirs(cgroup)? {
+            if subtree(&dir)?.len() > 1 || !processes_of(&dir)?.is_empty() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Kills every process in the cgroup and below it, and waits until they are gone. A cgroup that is not there is fine.

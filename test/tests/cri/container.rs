@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use api::cri::{self, ContainerState};
 use pintle_test::{
     cri::{refused, words},
-    node, processes, registry, settle, world,
+    driver, node, processes, registry, settle, world,
 };
 use tonic::Code;
 
@@ -419,7 +419,7 @@ fn resources_reach_the_cgroup_and_the_status() {
                 .to_owned())
         };
         ensure!(
-            groups.contains("/kubepods/"),
+            groups.contains(&format!("{}/", driver::parent("kubepods"))),
             "not below its parent: {groups}"
         );
         ensure!(

@@ -5,6 +5,7 @@
 mod additional_stores;
 mod bad_input;
 mod cdi;
+mod cgroups;
 mod cli;
 mod container;
 mod crictl;

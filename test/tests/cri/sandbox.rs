@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use api::cri::{self, PodSandboxState};
 use pintle_test::{
     cri::{refused, request},
-    node, places, settle, world,
+    driver, node, places, settle, world,
 };
 use tonic::Code;
 
@@ -316,8 +316,14 @@ fn the_node_is_ready_and_says_what_it_offers() {
             .runtime_config(request(cri::RuntimeConfigRequest {}))
             .await?
             .into_inner();
-        let driver = config.linux.context("no cgroup driver")?.cgroup_driver();
-        ensure!(driver == cri::CgroupDriver::Cgroupfs, "driver {driver:?}");
+        let linux = config.linux.context("no cgroup driver")?;
+        let driver = linux.cgroup_driver();
+        let wanted = if driver::is_systemd() {
+            cri::CgroupDriver::Systemd
+        } else {
+            cri::CgroupDriver::Cgroupfs
+        };
+        ensure!(driver == wanted, "driver {driver:?}");
         Ok(())
     });
 }

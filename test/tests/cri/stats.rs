@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use api::{cri, list::Items};
 use pintle_test::{
     cri::{refused, request},
+    driver,
     node::{self, Node, Pod},
     settle, world,
 };
@@ -137,7 +138,8 @@ fn limited(name: &str, script: &str) -> cri::ContainerConfig {
 async fn kubelet_pod(node: &Node, name: &str) -> Result<Pod> {
     let mut config = node.pod_config(name)?;
     let uid = config.metadata.clone().unwrap_or_default().uid;
-    config.linux.get_or_insert_default().cgroup_parent = format!("/kubepods/besteffort/pod{uid}");
+    config.linux.get_or_insert_default().cgroup_parent =
+        driver::parent(&format!("kubepods/besteffort/pod{uid}"));
     node.run_pod_as(config).await
 }
 
@@ -710,7 +712,8 @@ fn metrics_are_those_described_with_labels_and_values() {
                 && label("pod") == Some(&*metadata.name)
                 && label("namespace") == Some(&*metadata.namespace)
                 && label("cpu") == Some("total")
-                && label("id").is_some_and(|id| id.starts_with("/kubepods/besteffort/pod")),
+                && label("id")
+                    .is_some_and(|id| id.starts_with(&driver::parent("kubepods/besteffort"))),
             "{labels:?}"
         );
         Ok(())

@@ -145,6 +145,7 @@ impl Node {
                 crate::world::Ending {
                     code: 255,
                     oom_killed: false,
+                    oom_limit: runtime::OomLimit::Unknown,
                     at_unix_ns: 0,
                 },
             )

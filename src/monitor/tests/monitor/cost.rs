@@ -30,7 +30,9 @@ async fn memory_with_fifty_containers() {
             socket: pod.path(&format!("m{n}.sock")),
             log: None,
         };
-        let (monitor, events) = Monitor::spawn(&spawn).await.unwrap();
+        let runtime::SpawnedMonitor {
+            monitor, events, ..
+        } = Monitor::spawn(&spawn).await.unwrap();
         let id = format!("c{n}");
         let request = pod.request(
             &id,
@@ -138,7 +140,7 @@ async fn time_beside_the_runtime_by_hand() {
                 log: None,
             };
             let start = Instant::now();
-            let (monitor, _events) = Monitor::spawn(&spawn).await.unwrap();
+            let runtime::SpawnedMonitor { monitor, .. } = Monitor::spawn(&spawn).await.unwrap();
             monitor.state().await.unwrap();
             spawns.push(start.elapsed());
             monitor.end().await.unwrap();

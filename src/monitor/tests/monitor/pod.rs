@@ -87,7 +87,9 @@ impl Pod {
         })
         .await
         .unwrap();
-        let (monitor, events) = Monitor::spawn(&MonitorSpawn {
+        let runtime::SpawnedMonitor {
+            monitor, events, ..
+        } = Monitor::spawn(&MonitorSpawn {
             binary: Self::binary(),
             pod_id: "test".to_owned(),
             socket: directory.path().join("monitor.sock"),

@@ -82,7 +82,11 @@ async fn a_killed_monitor(pod: &Pod) {
         },
     );
     let socket = pod.path("second.sock");
-    let (monitor, mut events) = Monitor::spawn(&runtime::MonitorSpawn {
+    let runtime::SpawnedMonitor {
+        monitor,
+        mut events,
+        ..
+    } = Monitor::spawn(&runtime::MonitorSpawn {
         binary: Pod::binary(),
         pod_id: "second".to_owned(),
         socket: socket.clone(),

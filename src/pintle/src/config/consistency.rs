@@ -145,7 +145,7 @@ pub(super) fn check(config: &Config, tree: &Node, problems: &mut Vec<Problem>) {
             format!("needs `streaming.tls.{without}` beside it"),
         );
     }
-    let parent = &config.cgroup.parent;
+    let parent = config.cgroup.parent();
     let fault = match config.cgroup.driver {
         CgroupDriver::Systemd if Path::new(parent).extension() != Some(OsStr::new("slice")) => {
             Some("the systemd driver needs a slice, such as pintle.slice")

@@ -89,8 +89,12 @@ section! {
     pub(crate) struct Cgroup {
         /// Who makes cgroups: `cgroupfs` (the runtime itself) or `systemd`. Kubelet asks for it and follows.
         driver: CgroupDriver = CgroupDriver::Cgroupfs,
-        /// Parent of pods for which the client names none. With the systemd driver a slice, such as pintle.slice.
-        parent: String = "/pintle".to_owned(),
+        /// Parent of pods for which the client names none. With the systemd driver a slice, such as pintle.slice. Null: that one,
+        /// or /pintle with the cgroupfs driver.
+        parent: Option<String> = None,
+        /// Where pods' monitors stand, and their memory counts: `node`, beside the pods (in system.slice, or in `monitors` below
+        /// `parent`), or `pod`, in the pod's own cgroup. For pods that are made from now on.
+        monitors: MonitorCgroup = MonitorCgroup::Node,
     }
 }
 
@@ -392,6 +396,17 @@ words! {
     expected "`cgroupfs` or `systemd`"
 }
 
+words! {
+    /// Where a monitor's memory counts.
+    pub(crate) enum MonitorCgroup {
+        /// Beside the pods.
+        Node = "node",
+        /// In its pod.
+        Pod = "pod",
+    }
+    expected "`node` or `pod`"
+}
+
 /// Log directives: a level, or levels of parts of the program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LogFilter(pub(crate) String);
@@ -443,6 +458,16 @@ fn built_in_runtimes() -> BTreeMap<String, Runtime> {
 
 fn at_least_one(number: u32) -> NonZeroU32 {
     NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN)
+}
+
+impl Cgroup {
+    /// Parent of pods for which the client names none.
+    pub(crate) fn parent(&self) -> &str {
+        self.parent.as_deref().unwrap_or(match self.driver {
+            CgroupDriver::Cgroupfs => "/pintle",
+            CgroupDriver::Systemd => "pintle.slice",
+        })
+    }
 }
 
 impl Config {

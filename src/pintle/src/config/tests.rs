@@ -114,7 +114,7 @@ fn problems(text: &str) -> String {
     "`default_runtime` at /etc/pintle/config.yaml:1:18: `runtimes` has no \"kata\", only: crun, runc"
 )]
 #[case::slice(
-    "cgroup: {driver: systemd}",
+    "cgroup: {driver: systemd, parent: /pintle}",
     "`cgroup.parent`: the systemd driver needs a slice, such as pintle.slice"
 )]
 #[case::nested_roots(

@@ -36,7 +36,9 @@ pub struct MonitorSpawn {
 impl MonitorSpawn {
     /// Listens in the monitor's place and hands the listener over as its stdin: whoever connects from now on is served,
     /// so that nothing has to be awaited.
-    pub(crate) fn start(&self) -> Result<(), RuntimeError> {
+    ///
+    /// Answers its process id.
+    pub(crate) fn start(&self) -> Result<u32, RuntimeError> {
         let io = |doing, path: &PathBuf| {
             let path = path.clone();
             move |source: io::Error| RuntimeError::Io {
@@ -86,6 +88,7 @@ impl MonitorSpawn {
                 source,
             }
         })?;
+        let pid = child.id().unwrap_or_default();
         // As long as the server lives it is the monitor's parent and has to reap it.
         let pod_id = self.pod_id.clone();
         tokio::spawn(async move {
@@ -95,6 +98,6 @@ impl MonitorSpawn {
                 Err(error) => tracing::warn!(pod_id, %error, "cannot await monitor"),
             }
         });
-        Ok(())
+        Ok(pid)
     }
 }
