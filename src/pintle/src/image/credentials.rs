@@ -156,7 +156,7 @@ mod tests {
             (
                 r#"{"auths": {"a.example": "secret"}}"#,
                 "a.example/app",
-                Err("line 1, column 33"),
+                Err("line 1, column 32"),
             ),
             ("secret", "a.example/app", Err("neither one line")),
             ("me:secret", "a.example/APP", Err("APP")),
