@@ -115,7 +115,7 @@ fn problems(text: &str) -> String {
 )]
 #[case::slice(
     "cgroup: {driver: systemd, parent: /pintle}",
-    "`cgroup.parent`: the systemd driver needs a slice, such as pintle.slice"
+    "`cgroup.parent` at /etc/pintle/config.yaml:1:35: the systemd driver needs a slice, such as pintle.slice"
 )]
 #[case::nested_roots(
     "run: /var/lib/pintle/r\n",
