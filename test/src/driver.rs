@@ -24,7 +24,7 @@ pub fn parent(path: &str) -> String {
             name.push('-');
         }
         name += &part.replace('-', "_");
-        slices += &format!("/{name}.slice");
+        slices.extend(["/", name.as_str(), ".slice"]);
     }
     slices
 }

@@ -25,7 +25,7 @@ use crate::{
     error::{EngineError, in_full},
     ledger::UndoSeq,
     node::Node,
-    teardown::Undo,
+    teardown::{Undo, joined},
     world::{Container, Pod, World},
 };
 
@@ -204,6 +204,7 @@ impl Node {
         self.lease_what_is_set_aside();
         self.lease_what_is_half_made(&found.undos);
         let count = found.undos.len();
+        self.end_former_plugins(&found.undos).await;
         self.undo_within_patience(found.undos).await;
         self.sweep().await;
         self.sweep_scopes().await;
@@ -242,6 +243,43 @@ impl Node {
                 let live = self.live.container(&remains.id);
                 *live.lease.lock().unwrap_or_else(PoisonError::into_inner) = Some(lease);
             }
+        }
+    }
+
+    /// Ends network plugins that a former server was killed beside: an ADD that goes on after its DEL leaves an address behind.
+    async fn end_former_plugins(&self, undos: &[(UndoSeq, Undo)]) {
+        let attachments = undos.iter().filter_map(|(_, undo)| match undo {
+            Undo::Pod(remains) => remains.network.as_ref(),
+            Undo::Detach(attachment) => Some(attachment),
+            Undo::Container(_) | Undo::Limits(_) => None,
+        });
+        let pods: Vec<String> = attachments
+            .map(|attachment| attachment.pod_id.clone())
+            .collect();
+        if pods.is_empty() {
+            return;
+        }
+        let patience = self.config.timeouts.kill;
+        let ended = tokio::task::spawn_blocking(move || {
+            let pods = pods.iter().map(String::as_str).collect();
+            let variable = network::ATTACHMENT_VARIABLE;
+            Ok(sys::leftovers::kill_by_environment(
+                variable, &pods, patience,
+            )?)
+        });
+        match joined(ended.await) {
+            Ok((0, true)) => {}
+            Ok((count, true)) => {
+                tracing::info!(count, "ended network plugins of a former server");
+            }
+            Ok((count, false)) => tracing::warn!(
+                count,
+                "network plugins of a former server do not end: what they still do is not undone"
+            ),
+            Err(error) => tracing::warn!(
+                error = in_full(&error),
+                "network plugins of a former server cannot be looked for"
+            ),
         }
     }
 

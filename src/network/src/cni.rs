@@ -37,7 +37,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 pub use conf::ConfError;
-pub use plugin::{PluginError, PluginFailure, Verb};
+pub use plugin::{ATTACHMENT_VARIABLE, PluginError, PluginFailure, Verb};
 
 use crate::pod::{Attached, Attachment};
 use crate::{NetworkConfig, NetworkError, NotReady};

@@ -21,7 +21,7 @@ mod pod;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use cni::{ConfError, PluginError, PluginFailure, Verb};
+pub use cni::{ATTACHMENT_VARIABLE, ConfError, PluginError, PluginFailure, Verb};
 pub use error::{NetworkError, NotReady};
 pub use pod::{Attached, Attachment, Dns, HostPort, Interface, Protocol};
 

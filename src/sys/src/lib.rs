@@ -16,6 +16,7 @@ pub mod fs;
 pub mod host_path;
 pub mod idmap;
 pub mod kernel;
+pub mod leftovers;
 pub mod memory;
 pub mod mount;
 pub mod namespace;

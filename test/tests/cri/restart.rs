@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -260,6 +261,45 @@ fn a_plugin_that_hangs_after_a_reboot_does_not_keep_the_server_from_serving() {
     });
 }
 
+/// An ADD that goes on after the DEL of the next server would leave an address that nobody knows of.
+#[test]
+fn a_plugin_that_outlives_its_server_does_not_attach_what_the_next_one_has_detached() {
+    const PLUGIN: &str = "/run/test/plugin";
+    const GO: &str = "/run/test/go";
+    let setup = Setup::default().network(Some(cni::script("slow"))).plugin(
+        "slow",
+        r#"[ $CNI_COMMAND = ADD ] || exit 0
+            (echo $$ > /run/test/plugin.new; mv /run/test/plugin.new /run/test/plugin
+             while [ ! -e /run/test/go ]; do sleep 0.05; done; echo x > /run/test/address)
+            echo '{"cniVersion":"1.0.0","ips":[{"address":"10.9.0.2/24"}]}'"#,
+    );
+    world!(setup, async |node| {
+        let (cri, config) = (node.cri(), node.pod_config("halfway")?);
+        let pod = tokio::spawn(async move { cri.run_pod(&config, "").await });
+        settle::until_true("the plugin runs", async || Ok(Path::new(PLUGIN).exists())).await?;
+        let plugin: u32 = std::fs::read_to_string(PLUGIN)?.trim().parse()?;
+        let of_plugin = |pid: &u32| {
+            let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            let told = b"CNI_CONTAINERID=";
+            environment.windows(told.len()).any(|part| part == told)
+        };
+        node.kill_server()?;
+        ensure!(pod.await?.is_err(), "the killed server answered");
+        ensure!(
+            of_plugin(&plugin),
+            "the plugin ended with its server: the test proves nothing"
+        );
+        node.start_server().await?;
+        let all = processes::all().into_iter().map(|process| process.pid);
+        let left: Vec<u32> = all.filter(of_plugin).collect();
+        ensure!(left.is_empty(), "{left:?} go on");
+        world::write(GO, "")?;
+        ensure!(node.cri().pods(None).await?.is_empty(), "a pod is listed");
+        node.run_pod("afterwards").await?;
+        Ok(())
+    });
+}
+
 #[test]
 fn a_server_killed_fifteen_times_in_a_churn_loses_nothing() {
     world!(async |node| torture(node, 15).await);
@@ -416,7 +456,7 @@ async fn reboot() -> Result<()> {
     world::make_dirs(places::RUN)?;
     // A killed process holds its cgroup until the kernel is done with it, which is after its command line is gone.
     settle::until_true("the cgroups of the former boot are gone", async || {
-        Ok(remove_cgroups_below(std::path::Path::new("/sys/fs/cgroup")))
+        Ok(remove_cgroups_below(Path::new("/sys/fs/cgroup")))
     })
     .await?;
     Ok(())
@@ -439,7 +479,7 @@ fn unmount_below(dir: &str) -> Result<()> {
 }
 
 /// Removes what a reboot would have removed, and tells whether all of it went.
-fn remove_cgroups_below(dir: &std::path::Path) -> bool {
+fn remove_cgroups_below(dir: &Path) -> bool {
     let mut all_gone = true;
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
@@ -451,7 +491,7 @@ fn remove_cgroups_below(dir: &std::path::Path) -> bool {
     all_gone
 }
 
-fn is_mount(path: &std::path::Path) -> bool {
+fn is_mount(path: &Path) -> bool {
     std::fs::read_to_string("/proc/self/mountinfo").is_ok_and(|text| {
         text.lines()
             .any(|line| line.split(' ').nth(4) == path.to_str())

@@ -29,6 +29,9 @@ const REAP: Duration = Duration::from_secs(1);
 /// When the server itself has no `PATH`: plugins need iptables, nft, ip.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// The variable by which a plugin, and whatever it starts, is told whose attachment it is about: the pod's id.
+pub const ATTACHMENT_VARIABLE: &str = "CNI_CONTAINERID";
+
 /// What a plugin is asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
@@ -65,7 +68,7 @@ impl fmt::Display for Verb {
 /// The attachment as a plugin is told of it by environment variables. Empty for STATUS and VERSION.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Subject<'a> {
-    /// `CNI_CONTAINERID`.
+    /// [`ATTACHMENT_VARIABLE`].
     pub container_id: &'a str,
     /// `CNI_NETNS`; empty when the namespace is gone.
     pub netns: Option<&'a Path>,
@@ -255,7 +258,7 @@ fn spawn(run: &Run<'_>) -> Result<Child, PluginError> {
             std::env::var_os("PATH").unwrap_or_else(|| OsString::from(DEFAULT_PATH)),
         )
         .env("CNI_COMMAND", run.verb.as_str())
-        .env("CNI_CONTAINERID", subject.container_id)
+        .env(ATTACHMENT_VARIABLE, subject.container_id)
         .env("CNI_NETNS", subject.netns.unwrap_or(Path::new("")))
         .env("CNI_IFNAME", subject.ifname)
         .env("CNI_ARGS", subject.args)
