@@ -86,8 +86,8 @@ nobody_noticed
 
 step "socket activation"
 quietly systemctl stop pintle.service
+# The pods' clients, who ask all the time, are the first callers.
 quietly systemctl start pintle.socket
-holds "the socket waits for a call" test "$(systemctl is-active pintle.service)" = inactive
 said=$(pintle run "$IMAGE" -- echo hi)
 holds "a call starts the server" test "$said" = hi
 quietly systemctl restart pintle.service
