@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::{
-    path::PathBuf,
+    path::Path,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     time::Duration,
@@ -26,11 +26,11 @@ struct Bus {
 impl Bus {
     fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let daemon = Self::daemon(directory.path().to_owned());
+        let daemon = Self::daemon(directory.path());
         Self { directory, daemon }
     }
 
-    fn daemon(directory: PathBuf) -> Child {
+    fn daemon(directory: &Path) -> Child {
         let config = directory.join("bus.conf");
         std::fs::write(
             &config,
@@ -61,7 +61,7 @@ impl Bus {
         self.daemon.kill().unwrap();
         self.daemon.wait().unwrap();
         let _ = std::fs::remove_file(self.directory.path().join("bus"));
-        self.daemon = Self::daemon(self.directory.path().to_owned());
+        self.daemon = Self::daemon(self.directory.path());
     }
 
     fn address(&self) -> String {
