@@ -280,8 +280,8 @@ mod test {
     #[case(Resources { memory_limit_bytes: 64, unified: [("memory.max".to_owned(), "32".to_owned())].into(), ..Resources::default() },
         &[("MemoryMax", 32), ("MemorySwapMax", 0)])]
     #[case(Resources::default(), &[])]
-    fn limits(#[case] resources: Resources, #[case] wanted: &[(&str, u64)]) {
-        assert_eq!(numbers(&of_limits(&resources)), wanted);
+    fn limits_are_properties(#[case] asked: Resources, #[case] wanted: &[(&str, u64)]) {
+        assert_eq!(numbers(&of_limits(&asked)), wanted);
     }
 
     #[rstest]
@@ -296,7 +296,11 @@ mod test {
     #[case("hugetlb.2MB.max", "0", &[])]
     #[case("rdma.max", "x", &[])]
     #[case("memory.high", "nonsense", &[])]
-    fn files(#[case] name: &str, #[case] content: &str, #[case] wanted: &[(&str, u64)]) {
+    fn files_are_properties(
+        #[case] name: &str,
+        #[case] content: &str,
+        #[case] wanted: &[(&str, u64)],
+    ) {
         assert_eq!(numbers(&of_file(name, content)), wanted);
     }
 
