@@ -370,7 +370,8 @@ async fn a_bus_that_starts_anew_under_a_job_is_gone_back_to() {
         let client = client.clone();
         async move { client.start_scope(&scope()).await }
     });
-    while fake.asked("StartTransientUnit") == 0 {
+    // Its answer has come when the job is looked after.
+    while fake.asked("Get Job") == 0 {
         tokio::task::yield_now().await;
     }
     bus.restart();
