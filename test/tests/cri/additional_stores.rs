@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::Command,
     time::Duration,
 };
 
@@ -21,6 +21,8 @@ use pintle_test::{
 use serde_json::{Value, json};
 use tonic::Code;
 
+use crate::cli::pintle;
+
 /// Where the store is mounted.
 const STORE: &str = "/run/test/store";
 /// One that is never there.
@@ -34,15 +36,6 @@ fn setup() -> Setup {
     Setup::default()
         .config(json!({ "image": { "additional_stores": [ABSENT, STORE] } }))
         .config(json!({ "image": { "registries": { PROXY: { "plain_http": true } } } }))
-}
-
-fn pintle(arguments: &[&str]) -> Result<Output> {
-    Command::new(places::pintle()?)
-        .args(arguments)
-        .env("PINTLE_CONFIG", places::CONFIG)
-        .env("PINTLE_SOCKET", places::SOCKET)
-        .output()
-        .context("running pintle")
 }
 
 fn said(arguments: &[&str]) -> Result<String> {

@@ -17,7 +17,7 @@ use pintle_test::{
 use serde_json::{Value, json};
 
 /// Runs `pintle` and returns what it said and how it ended.
-fn pintle(arguments: &[&str]) -> Result<Output> {
+pub(crate) fn pintle(arguments: &[&str]) -> Result<Output> {
     Command::new(places::pintle()?)
         .args(arguments)
         .env("PINTLE_CONFIG", places::CONFIG)

@@ -1,22 +1,16 @@
 //! `pintle status`: what is under way shows, with how far it is and since when, and what is over does not.
 
-use std::{fs, process::Command, time::Duration};
+use std::{fs, time::Duration};
 
-use anyhow::{Context, Result, ensure};
-use pintle_test::{cni, fault_proxy::FaultProxy, node::Setup, places, settle, world};
+use anyhow::{Result, ensure};
+use pintle_test::{cni, fault_proxy::FaultProxy, node::Setup, settle, world};
 use serde_json::{Value, json};
 
-use crate::pulls;
+use crate::{cli::pintle, pulls};
 
 /// What `pintle status` prints, and its exit code.
 fn status(arguments: &[&str]) -> Result<(String, Option<i32>)> {
-    let output = Command::new(places::pintle()?)
-        .arg("status")
-        .args(arguments)
-        .env("PINTLE_CONFIG", places::CONFIG)
-        .env("PINTLE_SOCKET", places::SOCKET)
-        .output()
-        .context("running pintle")?;
+    let output = pintle(&[&["status"], arguments].concat())?;
     let said = String::from_utf8(output.stdout)?;
     Ok((said, output.status.code()))
 }
