@@ -4,6 +4,8 @@
 //! All of it stands in the container's bundle and below its directory in the store, and [`take_apart`] takes it away however
 //! far its making came. `create_container` and `teardown` call.
 
+mod images;
+
 use std::{
     collections::HashSet,
     io,
@@ -13,12 +15,12 @@ use std::{
     time::Duration,
 };
 
-use image::{Image, ImageKind, ImageLease};
+use image::Image;
 use rustix::{
     fs::{AtFlags, FileType, StatxFlags},
     io::Errno,
 };
-use spec::model::{ContainerConfig, ImageSpec, Mount, Propagation, UserNamespace};
+use spec::model::{Mount, Propagation, UserNamespace};
 use state::{ChainId, ContainerId};
 use storage::{IdShift, LayerStore, Rootfs, VolumeBudget, VolumeOrder};
 use sys::{
@@ -28,10 +30,11 @@ use sys::{
     root::FileKind,
 };
 
+pub(crate) use images::Images;
+
 use crate::{
     error::{EngineError, ImageVolumeFault},
     host_files::HostVolume,
-    jobs::Stage,
     node::Node,
     paths::Paths,
     pod_files, selinux,
@@ -46,30 +49,6 @@ const ACCOUNT_FILE_MAX_BYTES: usize = 1 << 20;
 
 /// Below these an image declares no volumes: what is there is not files.
 const NOT_FOR_VOLUMES: [&str; 3] = ["/proc", "/sys", "/dev"];
-
-/// The images of a container.
-#[derive(Debug)]
-pub(crate) struct Images {
-    /// The one that it runs.
-    pub(crate) own: Arc<Image>,
-    /// Those of its image volumes, by the volume's place in the request.
-    pub(crate) volumes: Vec<Option<Arc<Image>>>,
-}
-
-impl Images {
-    /// Layers of image volumes.
-    pub(crate) fn volume_layers(&self) -> Vec<ChainId> {
-        let mut layers: Vec<_> = self
-            .volumes
-            .iter()
-            .flatten()
-            .flat_map(|image| image.layers.iter().cloned())
-            .collect();
-        layers.sort();
-        layers.dedup();
-        layers
-    }
-}
 
 /// What has been made.
 #[derive(Debug)]
@@ -112,67 +91,6 @@ struct Order {
 }
 
 impl Node {
-    /// The images that a container needs, and what keeps their layers on the node.
-    pub(crate) fn container_images(
-        &self,
-        config: &ContainerConfig,
-    ) -> Result<(Images, ImageLease), EngineError> {
-        let missing = || EngineError::ImageNotFound(config.image.image.clone());
-        let own = self.images.get(&config.image.image).ok_or_else(missing)?;
-        if own.kind == ImageKind::Artifact {
-            return Err(EngineError::ArtifactAsImage(asked_for(&config.image)));
-        }
-        let mut volumes = Vec::with_capacity(config.mounts.len());
-        for mount in &config.mounts {
-            let image = match &mount.image {
-                Some(asked) => {
-                    let found = self.images.get(&asked.image);
-                    let fault = || {
-                        let image = asked.image.clone();
-                        image_volume(mount, ImageVolumeFault::NoImage { image })
-                    };
-                    Some(found.ok_or_else(fault)?)
-                }
-                None => None,
-            };
-            volumes.push(image);
-        }
-        let mut all: Vec<&Image> = vec![&own];
-        all.extend(volumes.iter().flatten().map(Arc::as_ref));
-        let lease = self.images.lease_images(&all).ok_or_else(missing)?;
-        Ok((Images { own, volumes }, lease))
-    }
-
-    /// Whether the pod's namespace may use these images, by the names that its author wrote.
-    pub(crate) async fn permit_images(
-        &self,
-        pod: &Pod,
-        config: &ContainerConfig,
-        images: &Images,
-        stage: &Stage,
-    ) -> Result<(), EngineError> {
-        let volumes = config.mounts.iter().zip(&images.volumes);
-        let volumes = volumes.filter_map(|(mount, image)| mount.image.as_ref().zip(image.as_ref()));
-        let namespace = Some(pod.config.metadata.namespace.as_str());
-        let permit = async {
-            for (asked, image) in [(&config.image, &images.own)].into_iter().chain(volumes) {
-                let name = asked_for(asked);
-                let permitted = self.images.permit(image, &name, namespace);
-                permitted.await.map_err(EngineError::ImageNotPermitted)?;
-            }
-            Ok(())
-        };
-        let limit = self.config.timeouts.create_container;
-        let permitted = tokio::time::timeout(limit, permit).await;
-        permitted.unwrap_or_else(|_elapsed| {
-            Err(EngineError::Deadline {
-                operation: "CreateContainer",
-                stage: stage.name(),
-                limit,
-            })
-        })
-    }
-
     /// Make a container's file system. What is left of it after an error, [`take_apart`] finds.
     pub(crate) async fn make_filesystem(
         &self,
@@ -336,13 +254,6 @@ fn is_taken(path: &Path, clients: &[&Path]) -> bool {
     path.parent().is_none()
         || NOT_FOR_VOLUMES.iter().any(|place| path.starts_with(place))
         || clients.iter().any(|client| path.starts_with(client))
-}
-
-/// How the user calls an image, which the client may have replaced by an id.
-fn asked_for(image: &ImageSpec) -> String {
-    let names = [&image.user_specified_image, &image.image];
-    let name = names.into_iter().find(|name| !name.is_empty());
-    name.cloned().unwrap_or_default()
 }
 
 /// An image as a volume: its layers, read-only, or what is below a path inside.

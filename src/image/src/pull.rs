@@ -112,15 +112,7 @@ async fn work(
 ) -> Result<Arc<Image>, ImageError> {
     // Before any registry is asked: an image that may not be used concerns nobody else.
     let demands = trust::demands(&inner.config, &reference, policy).await?;
-    // Building a TLS client reads the system's certificates.
-    let session = tokio::task::spawn_blocking({
-        let inner = Arc::clone(&inner);
-        let reference = reference.clone();
-        move || inner.registry.session(&reference, &keyring)
-    })
-    .await
-    .map_err(|_| ImageError::interrupted(format!("the pull of {reference}")))??;
-    let session = Arc::new(session);
+    let session = Arc::new(inner.session(&reference, keyring).await?);
     if let Some(image) = already_here(&inner, &session, &reference, &demands).await? {
         return Ok(image);
     }
@@ -388,12 +380,7 @@ async fn refetch_from(
     let what = reference.to_string();
     // A repair is the node's own: it has the node's credentials, and nobody's namespace.
     let keyring = inner.keyring(&reference, None).await?;
-    let session = tokio::task::spawn_blocking({
-        let inner = Arc::clone(inner);
-        move || inner.registry.session(&reference, &keyring)
-    })
-    .await
-    .map_err(|_| ImageError::interrupted(format!("the pull of {what}")))??;
+    let session = inner.session(&reference, keyring).await?;
     let found = find_manifest(inner, &session, &what).await?;
     let (id, layers) = match image.kind {
         ImageKind::Container => {

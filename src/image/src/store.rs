@@ -43,7 +43,7 @@ use crate::pull::{
     Slots, Turns, Watch,
 };
 use crate::reference::{Reference, clip, has_host};
-use crate::registry::Registry;
+use crate::registry::{Registry, Session};
 use crate::sources::Explanation;
 use crate::trust;
 
@@ -451,6 +451,19 @@ impl Inner {
             .await
             .map_err(|_| ImageError::interrupted("reading the node's credentials"))?;
         Ok(keyring?)
+    }
+
+    /// Conversations with the hosts that an image may come from, with these credentials.
+    pub(crate) async fn session(
+        self: &Arc<Self>,
+        reference: &Reference,
+        keyring: Keyring,
+    ) -> Result<Session, ImageError> {
+        // Building a TLS client reads the system's certificates.
+        let (inner, wanted) = (Arc::clone(self), reference.clone());
+        tokio::task::spawn_blocking(move || inner.registry.session(&wanted, &keyring))
+            .await
+            .map_err(|_| ImageError::interrupted(format!("asking for {reference}")))?
     }
 
     /// Makes a changed copy of the catalogue the current one. The caller holds the lock on the records.

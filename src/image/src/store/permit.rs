@@ -74,12 +74,7 @@ impl Images {
         let keyring = inner
             .keyring(reference, namespace.map(str::to_owned))
             .await?;
-        let session = tokio::task::spawn_blocking({
-            let (inner, reference) = (Arc::clone(inner), reference.clone());
-            move || inner.registry.session(&reference, &keyring)
-        })
-        .await
-        .map_err(|_| ImageError::interrupted(format!("the look at {reference}")))??;
+        let session = inner.session(reference, keyring).await?;
         let digests = digests_of(image, reference);
         demands.check(&inner.config, &session, &digests).await?;
         inner

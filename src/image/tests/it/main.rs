@@ -35,5 +35,6 @@ mod token_server;
 mod tokens;
 mod trust;
 mod trust_hostile;
+mod trust_permit;
 mod unavailable;
 mod verify;
